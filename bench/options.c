@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Numbers and addresses on the command line, read whole or not at all, for
+ * the programs in this directory.
+ */
+#include "options.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+bool parse_whole(const char *text, uint64_t min, uint64_t max, uint64_t *value)
+{
+    size_t digits = strspn(text, "0123456789");
+    if (digits == 0 || text[digits] != '\0') {
+        return false;
+    }
+    errno = 0;
+    unsigned long long number = strtoull(text, NULL, 10);
+    if (errno != 0 || number < min || number > max) {
+        return false;
+    }
+    *value = number;
+    return true;
+}
+
+bool parse_decimal(const char *text, double min, double max, double *value)
+{
+    size_t whole = strspn(text, "0123456789");
+    const char *rest = text + whole;
+    size_t part = 0;
+    if (*rest == '.') {
+        part = strspn(rest + 1, "0123456789");
+        rest += 1 + part;
+    }
+    if (whole + part == 0 || *rest != '\0') {
+        return false;
+    }
+    double number = strtod(text, NULL);
+    /* Written so that whatever does not compare is refused too. */
+    if (!(number >= min && number <= max)) {
+        return false;
+    }
+    *value = number;
+    return true;
+}
+
+const char *parse_address(const char *text, struct address *address)
+{
+    char host[256];
+    const char *port = strrchr(text, ':');
+    if (port == NULL) {
+        return "it is not HOST:PORT";
+    }
+    const char *begin = text;
+    const char *end = port;
+    if (*begin == '[') {
+        begin++;
+        if (end == begin || *--end != ']') {
+            return "it is not [IPV6]:PORT";
+        }
+    } else if (memchr(text, ':', (size_t)(port - text)) != NULL) {
+        return "an IPv6 address needs brackets, as in [::1]:8080";
+    }
+    size_t len = (size_t)(end - begin);
+    if (len == 0 || len >= sizeof(host)) {
+        return "the host is missing or too long";
+    }
+    memcpy(host, begin, len);
+    host[len] = '\0';
+
+    uint64_t number = 0;
+    if (!parse_whole(port + 1, 0, 65535, &number)) {
+        return "the port is not a number from 0 to 65535";
+    }
+
+    struct addrinfo hints = {.ai_family = AF_UNSPEC,
+                             .ai_socktype = SOCK_STREAM,
+                             .ai_flags = AI_NUMERICSERV};
+    struct addrinfo *found = NULL;
+    int error = getaddrinfo(host, port + 1, &hints, &found);
+    if (error != 0) {
+        return gai_strerror(error);
+    }
+    memset(address, 0, sizeof(*address));
+    memcpy(&address->u, found->ai_addr, found->ai_addrlen);
+    address->len = found->ai_addrlen;
+    freeaddrinfo(found);
+    return NULL;
+}
+
+const char *format_address(const struct address *address,
+                           char text[ADDRESS_TEXT])
+{
+    char host[64];
+    char port[8];
+    if (getnameinfo(&address->u.any, address->len, host, sizeof(host), port,
+                    sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
+        (void)snprintf(text, ADDRESS_TEXT, "unknown address");
+    } else if (address->u.any.sa_family == AF_INET6) {
+        (void)snprintf(text, ADDRESS_TEXT, "[%s]:%s", host, port);
+    } else {
+        (void)snprintf(text, ADDRESS_TEXT, "%s:%s", host, port);
+    }
+    return text;
+}
+
+uint64_t raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) {
+        return 0;
+    }
+    rlim_t before = limit.rlim_cur;
+    limit.rlim_cur = limit.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &limit) != 0) {
+        return before;
+    }
+    return limit.rlim_cur;
+}
+
+bool close_stdout(const char *program)
+{
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        fprintf(stderr, "%s: cannot write to standard output: %s\n", program,
+                strerror(errno));
+        return false;
+    }
+    return true;
+}

@@ -1,0 +1,519 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The HTTP server that the measured servers fetch from: it answers
+ * GET PATH?text=X with X, after an exactly timed delay. Run it as
+ *     build/upstream --listen 127.0.0.1:8081 --delay 5
+ */
+#include "options.h"
+
+#include <errno.h>
+#include <event2/buffer.h>
+#include <event2/event.h>
+#include <event2/event_struct.h>
+#include <event2/http.h>
+#include <event2/listener.h>
+#include <getopt.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/queue.h>
+#include <unistd.h>
+
+#ifndef VERSION
+#define VERSION "unreleased"
+#endif
+
+#define DEFAULT_LISTEN "127.0.0.1:8081"
+
+enum {
+    LISTEN_BACKLOG = 4096,
+    MAX_DELAY_MS = 3600 * 1000,
+    MAX_SIZE = 1 << 30,
+    ACCEPT_PAUSE_US = 100 * 1000,
+};
+
+static const char USAGE[] =
+    "Usage: upstream [OPTION]...\n"
+    "Answer GET PATH?text=X, whatever the path, with X.\n"
+    "\n"
+    "  -l, --listen HOST:PORT  where to listen (" DEFAULT_LISTEN ");\n"
+    "                          port 0 takes any free one, [::1]:0 works\n"
+    "  -d, --delay MS          answer that long after the request came (0);\n"
+    "                          a decimal number, 0 to 3600000\n"
+    "  -s, --size BYTES        repeat or cut X to that size, 0 to 1073741824\n"
+    "                          (as it is); an empty X becomes dots\n"
+    "  -c, --status CODE       answer with that status, 200 to 599 (200)\n"
+    "  -h, --help              print this and exit\n"
+    "  -V, --version           print the version and exit\n"
+    "\n"
+    "X is percent-decoded, %00 too; a plus sign stays one. Without text, or\n"
+    "with a broken escape, the answer is 400, to another method 501. Once it\n"
+    "accepts connections it says so on standard error, with the port. "
+    "SIGTERM\n"
+    "and SIGINT end it with status 0.\n";
+
+struct options {
+    struct address listen;
+    struct timeval delay;
+    bool sized; /* whether size counts */
+    size_t size;
+    int status;
+};
+
+struct upstream {
+    struct options options;
+    struct event_base *base;
+    struct evhttp *http;
+    struct evconnlistener *listener;
+    struct event *accept_again;
+    LIST_HEAD(, delayed) delayed;
+};
+
+/* A request whose answer is ready and waits for its time. */
+struct delayed {
+    LIST_ENTRY(delayed) entry;
+    struct event timer;
+    struct evhttp_request *request;
+    int status;
+};
+
+/* Return the value of a hexadecimal digit, or -1. */
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9') {
+        return c - '0';
+    }
+    if (c >= 'a' && c <= 'f') {
+        return c - 'a' + 10;
+    }
+    if (c >= 'A' && c <= 'F') {
+        return c - 'A' + 10;
+    }
+    return -1;
+}
+
+/*
+ * Find the first parameter called text in the query of uri. Returns where its
+ * value begins and sets *len, or NULL when there is none.
+ */
+static const char *find_text(const char *uri, size_t *len)
+{
+    const char *parameter = strchr(uri, '?');
+    while (parameter != NULL) {
+        parameter++;
+        if (strncmp(parameter, "text=", 5) == 0) {
+            *len = strcspn(parameter + 5, "&#");
+            return parameter + 5;
+        }
+        parameter = strchr(parameter, '&');
+    }
+    return NULL;
+}
+
+/* Percent-decode len bytes into out. Returns the new length, or -1. */
+static ssize_t decode(const char *text, size_t len, char *out)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < len; i++) {
+        if (text[i] != '%') {
+            out[used++] = text[i];
+            continue;
+        }
+        int high = i + 2 < len ? hex_digit(text[i + 1]) : -1;
+        int low = high >= 0 ? hex_digit(text[i + 2]) : -1;
+        if (low < 0) {
+            return -1;
+        }
+        out[used++] = (char)(high * 16 + low);
+        i += 2;
+    }
+    return (ssize_t)used;
+}
+
+/* Repeat the used bytes at the start of out until it holds size bytes. */
+static void repeat(char *out, size_t used, size_t size)
+{
+    if (used == 0 && size > 0) {
+        out[used++] = '.';
+    }
+    while (used < size) {
+        size_t more = used < size - used ? used : size - used;
+        memcpy(out + used, out, more);
+        used += more;
+    }
+}
+
+/* Write the answer to request into its body. Returns the status to send. */
+static int make_answer(const struct options *options,
+                       struct evhttp_request *request)
+{
+    size_t len = 0;
+    const char *text = find_text(evhttp_request_get_uri(request), &len);
+    if (text == NULL) {
+        return HTTP_BADREQUEST;
+    }
+    if (options->status == HTTP_NOCONTENT ||
+        options->status == HTTP_NOTMODIFIED) {
+        return options->status;
+    }
+
+    struct evbuffer *body = evhttp_request_get_output_buffer(request);
+    struct evbuffer_iovec space;
+    /* Room for all of X before it is cut, and never for nothing. */
+    size_t room = options->size > len ? options->size : len;
+    if (evbuffer_reserve_space(body, (ev_ssize_t)room + 1, &space, 1) != 1) {
+        return HTTP_INTERNAL;
+    }
+    ssize_t used = decode(text, len, space.iov_base);
+    if (used < 0) {
+        return HTTP_BADREQUEST;
+    }
+    space.iov_len = (size_t)used;
+    if (options->sized) {
+        repeat(space.iov_base, (size_t)used, options->size);
+        space.iov_len = options->size;
+    }
+    if (evbuffer_commit_space(body, &space, 1) != 0) {
+        return HTTP_INTERNAL;
+    }
+    return options->status;
+}
+
+/* Send the answer that is already in the request's body. */
+static void send_answer(struct evhttp_request *request, int status)
+{
+    const char *reason = status == HTTP_OK ? "OK" : NULL;
+    evhttp_send_reply(request, status, reason, NULL);
+}
+
+/*
+ * Answer a request whose time has come. Had its client gone in the meantime,
+ * evhttp would have parted the request from the connection and left it to us;
+ * evhttp_send_reply() then frees it and sends nothing.
+ */
+static void delay_over(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    struct delayed *delayed = arg;
+    LIST_REMOVE(delayed, entry);
+    send_answer(delayed->request, delayed->status);
+    free(delayed);
+}
+
+/* Take a request from evhttp: answer it now or when its delay is over. */
+static void take_request(struct evhttp_request *request, void *arg)
+{
+    struct upstream *upstream = arg;
+    const struct options *options = &upstream->options;
+    int status = make_answer(options, request);
+    if (options->delay.tv_sec == 0 && options->delay.tv_usec == 0) {
+        send_answer(request, status);
+        return;
+    }
+    struct delayed *delayed = malloc(sizeof(*delayed));
+    if (delayed == NULL) {
+        send_answer(request, HTTP_INTERNAL);
+        return;
+    }
+    delayed->request = request;
+    delayed->status = status;
+    /*
+     * The base counts from when it learned that the request was there, so
+     * the delay does not grow by the requests that were handled before it.
+     */
+    if (evtimer_assign(&delayed->timer, upstream->base, delay_over, delayed) !=
+            0 ||
+        evtimer_add(&delayed->timer, &options->delay) != 0) {
+        free(delayed);
+        send_answer(request, HTTP_INTERNAL);
+        return;
+    }
+    LIST_INSERT_HEAD(&upstream->delayed, delayed, entry);
+}
+
+/* Accept again after a pause. */
+static void resume_accept(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    struct upstream *upstream = arg;
+    if (evconnlistener_enable(upstream->listener) != 0) {
+        fputs("upstream: cannot accept any more\n", stderr);
+        (void)event_base_loopbreak(upstream->base);
+    }
+}
+
+/* Pause when accept() fails, as for want of descriptors, and not spin. */
+static void accept_failed(struct evconnlistener *listener, void *arg)
+{
+    struct upstream *upstream = arg;
+    struct timeval pause = {.tv_usec = ACCEPT_PAUSE_US};
+    fprintf(stderr, "upstream: cannot accept: %s\n", strerror(errno));
+    if (evtimer_add(upstream->accept_again, &pause) == 0) {
+        (void)evconnlistener_disable(listener);
+    }
+}
+
+/* End the event loop on SIGTERM or SIGINT. */
+static void end_loop(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    (void)event_base_loopbreak(arg);
+}
+
+/*
+ * Listen, with a backlog that takes a burst of thousands of connections:
+ * evhttp_bind_socket() would take 128, and each SYN lost costs its client a
+ * second. Returns the socket, or -1 with errno set.
+ */
+static int listen_on(const struct address *address)
+{
+    int one = 1;
+    int fd = socket(address->u.any.sa_family,
+                    SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        return -1;
+    }
+    /* Accepted sockets inherit TCP_NODELAY on Linux. */
+    if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) != 0 ||
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) != 0 ||
+        bind(fd, &address->u.any, address->len) != 0 ||
+        listen(fd, LISTEN_BACKLOG) != 0) {
+        int saved = errno;
+        (void)close(fd);
+        errno = saved;
+        return -1;
+    }
+    return fd;
+}
+
+/* Make the event loop and the HTTP server. False when memory is short. */
+static bool create_server(struct upstream *upstream)
+{
+    struct event_config *config = event_config_new();
+    if (config == NULL) {
+        return false;
+    }
+    /* The precise timer sees to it that 5 ms are not rounded up to 6. */
+    if (event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK |
+                                          EVENT_BASE_FLAG_PRECISE_TIMER) ==
+        0) {
+        upstream->base = event_base_new_with_config(config);
+    }
+    event_config_free(config);
+    if (upstream->base == NULL) {
+        return false;
+    }
+    upstream->accept_again =
+        evtimer_new(upstream->base, resume_accept, upstream);
+    upstream->http = evhttp_new(upstream->base);
+    if (upstream->accept_again == NULL || upstream->http == NULL) {
+        return false;
+    }
+    evhttp_set_allowed_methods(upstream->http, EVHTTP_REQ_GET);
+    evhttp_set_default_content_type(upstream->http, NULL);
+    evhttp_set_gencb(upstream->http, take_request, upstream);
+    return true;
+}
+
+/* Listen and say so. False, with a message, when that can't be done. */
+static bool start_listening(struct upstream *upstream)
+{
+    char text[ADDRESS_TEXT];
+    struct address bound = {.len = sizeof(bound.u)};
+    int fd = listen_on(&upstream->options.listen);
+    if (fd < 0 || getsockname(fd, &bound.u.any, &bound.len) != 0) {
+        fprintf(stderr, "upstream: cannot listen on %s: %s\n",
+                format_address(&upstream->options.listen, text),
+                strerror(errno));
+        if (fd >= 0) {
+            (void)close(fd);
+        }
+        return false;
+    }
+    upstream->listener = evconnlistener_new(
+        upstream->base, NULL, NULL,
+        LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
+    if (upstream->listener == NULL) {
+        fputs("upstream: out of memory\n", stderr);
+        (void)close(fd);
+        return false;
+    }
+    if (evhttp_bind_listener(upstream->http, upstream->listener) == NULL) {
+        fputs("upstream: out of memory\n", stderr);
+        evconnlistener_free(upstream->listener);
+        return false;
+    }
+    evconnlistener_set_error_cb(upstream->listener, accept_failed);
+    fprintf(stderr, "upstream: listening on %s\n",
+            format_address(&bound, text));
+    return true;
+}
+
+/* Serve until a signal. False when it could not even begin. */
+static bool serve(struct upstream *upstream)
+{
+    struct event *term =
+        evsignal_new(upstream->base, SIGTERM, end_loop, upstream->base);
+    struct event *interrupt =
+        evsignal_new(upstream->base, SIGINT, end_loop, upstream->base);
+    bool ready = term != NULL && interrupt != NULL &&
+                 evsignal_add(term, NULL) == 0 &&
+                 evsignal_add(interrupt, NULL) == 0;
+    if (!ready) {
+        fputs("upstream: cannot handle signals\n", stderr);
+    }
+    bool served = ready && start_listening(upstream) &&
+                  event_base_dispatch(upstream->base) == 0;
+    if (term != NULL) {
+        event_free(term);
+    }
+    if (interrupt != NULL) {
+        event_free(interrupt);
+    }
+    return served;
+}
+
+/* Give back whatever create_server() and the requests in flight hold. */
+static void destroy_server(struct upstream *upstream)
+{
+    while (!LIST_EMPTY(&upstream->delayed)) {
+        struct delayed *delayed = LIST_FIRST(&upstream->delayed);
+        LIST_REMOVE(delayed, entry);
+        (void)evtimer_del(&delayed->timer);
+        /* Those that still have a connection go with it in evhttp_free(). */
+        if (evhttp_request_get_connection(delayed->request) == NULL) {
+            evhttp_request_free(delayed->request);
+        }
+        free(delayed);
+    }
+    if (upstream->http != NULL) {
+        evhttp_free(upstream->http);
+    }
+    if (upstream->accept_again != NULL) {
+        event_free(upstream->accept_again);
+    }
+    if (upstream->base != NULL) {
+        event_base_free(upstream->base);
+    }
+    libevent_global_shutdown();
+}
+
+/* Say how an option is used and exit with status 2. */
+static _Noreturn void bad_value(const char *option, const char *takes,
+                                const char *value)
+{
+    fprintf(stderr,
+            "upstream: %s takes %s, not '%s'\n"
+            "Try 'upstream --help'.\n",
+            option, takes, value);
+    exit(2);
+}
+
+/* Print text on stdout and exit. */
+static _Noreturn void print_and_exit(const char *text)
+{
+    (void)fputs(text, stdout);
+    exit(close_stdout("upstream") ? 0 : 1);
+}
+
+/* Read the command line, or exit: with 0 after --help, with 2 if wrong. */
+static struct options parse_options(int argc, char **argv)
+{
+    static const struct option LONG_OPTIONS[] = {
+        {"listen", required_argument, NULL, 'l'},
+        {"delay", required_argument, NULL, 'd'},
+        {"size", required_argument, NULL, 's'},
+        {"status", required_argument, NULL, 'c'},
+        {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},
+        {NULL, 0, NULL, 0},
+    };
+    struct options options = {.status = HTTP_OK};
+    const char *address = DEFAULT_LISTEN;
+    double delay_ms = 0;
+    uint64_t number = 0;
+    int option = 0;
+
+    while (option != -1) {
+        option = getopt_long(argc, argv, "l:d:s:c:hV", LONG_OPTIONS, NULL);
+        switch (option) {
+        case -1:
+            break;
+        case 'l':
+            address = optarg;
+            break;
+        case 'd':
+            if (!parse_decimal(optarg, 0, MAX_DELAY_MS, &delay_ms)) {
+                bad_value("--delay", "milliseconds, 0 to 3600000", optarg);
+            }
+            break;
+        case 's':
+            if (!parse_whole(optarg, 0, MAX_SIZE, &number)) {
+                bad_value("--size", "bytes, 0 to 1073741824", optarg);
+            }
+            options.size = (size_t)number;
+            options.sized = true;
+            break;
+        case 'c':
+            if (!parse_whole(optarg, 200, 599, &number)) {
+                bad_value("--status", "a status, 200 to 599", optarg);
+            }
+            options.status = (int)number;
+            break;
+        case 'h':
+            print_and_exit(USAGE);
+        case 'V':
+            print_and_exit("upstream (threadecho) " VERSION "\n");
+        default:
+            fputs("Try 'upstream --help'.\n", stderr);
+            exit(2);
+        }
+    }
+    if (optind < argc) {
+        fprintf(stderr,
+                "upstream: unexpected argument '%s'\n"
+                "Try 'upstream --help'.\n",
+                argv[optind]);
+        exit(2);
+    }
+    const char *wrong = parse_address(address, &options.listen);
+    if (wrong != NULL) {
+        fprintf(stderr,
+                "upstream: --listen takes HOST:PORT, not '%s': %s\n"
+                "Try 'upstream --help'.\n",
+                address, wrong);
+        exit(2);
+    }
+    /* To the nearest microsecond. */
+    long delay_us = (long)(delay_ms * 1000 + 0.5);
+    options.delay.tv_sec = delay_us / 1000000;
+    options.delay.tv_usec = delay_us % 1000000;
+    return options;
+}
+
+int main(int argc, char **argv)
+{
+    struct upstream upstream = {.options = parse_options(argc, argv)};
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+
+    LIST_INIT(&upstream.delayed);
+    (void)raise_descriptor_limit();
+    /* A client that goes away must cost its connection only. */
+    if (sigaction(SIGPIPE, &ignore, NULL) != 0) {
+        perror("upstream: cannot ignore SIGPIPE");
+        return 1;
+    }
+    bool served = false;
+    if (create_server(&upstream)) {
+        served = serve(&upstream);
+    } else {
+        fputs("upstream: cannot make the event loop\n", stderr);
+    }
+    destroy_server(&upstream);
+    return served ? 0 : 1;
+}
