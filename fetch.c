@@ -1,0 +1,431 @@
+/*
+ * fetch.c - one blocking HTTP GET over libcurl, and the pool of its handles
+ *
+ * A libcurl easy handle keeps its upstream connection open and may be used by
+ * one thread at a time. Handles are lent for one fetch only, so a connection
+ * that waits for its client holds none. The one given back last is lent
+ * first: few connections stay busy and warm.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "fetch.h"
+
+#include <curl/curl.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/queue.h>
+
+/* An answer whose headers are longer, trailers included, is not HTTP. */
+#define MAX_HEADERS (64 * 1024)
+
+/* A request target longer than this is not kept from one fetch to the next. */
+#define MAX_TARGET_KEPT 4096
+
+/* A place in the pool. Its easy handle is made when it is first used. */
+struct handle {
+    SLIST_ENTRY(handle) next;
+    CURL *easy;
+    struct buffer target; /* of the request: path, query and a NUL */
+
+    /* The transfer that is running. */
+    struct buffer *body;
+    size_t body_start;         /* length of *body before the transfer */
+    size_t max_body;           /* bytes */
+    size_t headers;            /* bytes */
+    enum fetch_status stopped; /* why a callback ended it, or FETCH_OK */
+};
+
+/* A thread that waits for a handle; it lives on that thread's stack. */
+struct waiter {
+    STAILQ_ENTRY(waiter) next;
+    pthread_cond_t lent;
+    struct handle *handle;
+};
+
+struct fetcher {
+    char *url;
+    char *target; /* what comes before the text */
+    const char *cacert;
+    long timeout_ms;
+    long connect_timeout_ms;
+    bool keepalive;
+    struct curl_slist *headers;
+    struct handle *handles;
+    unsigned handle_count;
+
+    pthread_mutex_t mutex; /* guards the two lists, never held across I/O */
+    SLIST_HEAD(, handle) idle;
+    STAILQ_HEAD(, waiter) waiting;
+};
+
+bool buffer_append(struct buffer *buffer, const void *data, size_t len)
+{
+    if (len > buffer->size - buffer->len) {
+        size_t size = buffer->size > 0 ? buffer->size : 64;
+        while (size - buffer->len < len)
+            size *= 2;
+        char *grown = realloc(buffer->data, size);
+        if (grown == NULL)
+            return false;
+        buffer->data = grown;
+        buffer->size = size;
+    }
+    memcpy(buffer->data + buffer->len, data, len);
+    buffer->len += len;
+    return true;
+}
+
+/* libcurl's write callback: takes the body, up to the limit. */
+static size_t on_body(char *data, size_t size, size_t count, void *arg)
+{
+    struct handle *handle = arg;
+    size_t len = size * count;
+
+    if (len > handle->max_body - (handle->body->len - handle->body_start)) {
+        handle->stopped = FETCH_TOO_LARGE;
+        return CURL_WRITEFUNC_ERROR;
+    }
+    if (!buffer_append(handle->body, data, len)) {
+        handle->stopped = FETCH_NO_MEMORY;
+        return CURL_WRITEFUNC_ERROR;
+    }
+    return len;
+}
+
+/* libcurl's header callback: bounds what an upstream can make it store. */
+static size_t on_header(char *data, size_t size, size_t count, void *arg)
+{
+    struct handle *handle = arg;
+
+    (void)data;
+    handle->headers += size * count;
+    if (handle->headers > MAX_HEADERS) {
+        handle->stopped = FETCH_BAD_HTTP;
+        return CURL_WRITEFUNC_ERROR;
+    }
+    return size * count;
+}
+
+/* Makes an easy handle with all that stays the same from fetch to fetch. */
+static CURL *make_easy(const struct fetcher *fetcher, struct handle *handle)
+{
+    CURL *easy = curl_easy_init();
+    if (easy == NULL)
+        return NULL;
+
+    CURLcode rc = CURLE_OK;
+#define SET(option, value)                                                    \
+    if (rc == CURLE_OK)                                                       \
+    rc = curl_easy_setopt(easy, option, value)
+
+    SET(CURLOPT_URL, fetcher->url);
+    SET(CURLOPT_PROTOCOLS_STR, "http,https");
+    SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    SET(CURLOPT_PROXY, ""); /* whatever http_proxy says */
+    SET(CURLOPT_HTTPHEADER, fetcher->headers);
+    SET(CURLOPT_TIMEOUT_MS, fetcher->timeout_ms);
+    SET(CURLOPT_CONNECTTIMEOUT_MS, fetcher->connect_timeout_ms);
+    SET(CURLOPT_FORBID_REUSE, fetcher->keepalive ? 0L : 1L);
+    SET(CURLOPT_WRITEFUNCTION, on_body);
+    SET(CURLOPT_WRITEDATA, handle);
+    SET(CURLOPT_HEADERFUNCTION, on_header);
+    SET(CURLOPT_HEADERDATA, handle);
+    if (fetcher->cacert != NULL)
+        SET(CURLOPT_CAINFO, fetcher->cacert);
+    /* Without NOSIGNAL each transfer changes the process's SIGPIPE action,
+     * for which the kernel walks all threads. */
+    SET(CURLOPT_NOSIGNAL, 1L);
+    /* Or a timeout would wait for the thread that resolves the name. */
+    SET(CURLOPT_QUICK_EXIT, 1L);
+#undef SET
+
+    if (rc != CURLE_OK) {
+        curl_easy_cleanup(easy);
+        return NULL;
+    }
+    return easy;
+}
+
+/* Borrows a handle; waits in line for one when all are lent. */
+static struct handle *take_handle(struct fetcher *fetcher)
+{
+    pthread_mutex_lock(&fetcher->mutex);
+    struct handle *handle = SLIST_FIRST(&fetcher->idle);
+    if (handle != NULL) {
+        SLIST_REMOVE_HEAD(&fetcher->idle, next);
+    } else {
+        struct waiter self = {.lent = PTHREAD_COND_INITIALIZER};
+        STAILQ_INSERT_TAIL(&fetcher->waiting, &self, next);
+        while (self.handle == NULL)
+            pthread_cond_wait(&self.lent, &fetcher->mutex);
+        handle = self.handle;
+        pthread_cond_destroy(&self.lent);
+    }
+    pthread_mutex_unlock(&fetcher->mutex);
+    return handle;
+}
+
+/* Gives a handle back, straight to the thread that has waited longest: if it
+ * only became idle, a newcomer could snatch it before that one woke up. */
+static void give_handle(struct fetcher *fetcher, struct handle *handle)
+{
+    pthread_mutex_lock(&fetcher->mutex);
+    struct waiter *first = STAILQ_FIRST(&fetcher->waiting);
+    if (first != NULL) {
+        STAILQ_REMOVE_HEAD(&fetcher->waiting, next);
+        first->handle = handle;
+        pthread_cond_signal(&first->lent);
+    } else {
+        SLIST_INSERT_HEAD(&fetcher->idle, handle, next);
+    }
+    pthread_mutex_unlock(&fetcher->mutex);
+}
+
+/* Writes the request target for this text into the handle. */
+static bool set_target(const struct fetcher *fetcher, struct handle *handle,
+                       const char *text, size_t len)
+{
+    struct buffer *target = &handle->target;
+
+    target->len = 0;
+    if (!buffer_append(target, fetcher->target, strlen(fetcher->target)))
+        return false;
+    if (len > 0) { /* curl_easy_escape takes 0 to mean strlen */
+        char *escaped = curl_easy_escape(handle->easy, text, (int)len);
+        bool ok =
+            escaped != NULL && buffer_append(target, escaped, strlen(escaped));
+        curl_free(escaped);
+        if (!ok)
+            return false;
+    }
+    return buffer_append(target, "", 1) &&
+           curl_easy_setopt(handle->easy, CURLOPT_REQUEST_TARGET,
+                            target->data) == CURLE_OK;
+}
+
+/* Says which status a transfer that failed with rc ends in. */
+static enum fetch_status failure_status(CURL *easy, CURLcode rc)
+{
+    long os_errno = 0;
+
+    switch (rc) {
+    case CURLE_OUT_OF_MEMORY:
+        return FETCH_NO_MEMORY;
+    case CURLE_COULDNT_CONNECT:
+        return FETCH_REFUSED;
+    case CURLE_COULDNT_RESOLVE_HOST:
+        return FETCH_NOT_FOUND;
+    case CURLE_OPERATION_TIMEDOUT:
+        return FETCH_TIMED_OUT;
+    case CURLE_GOT_NOTHING:
+    case CURLE_PARTIAL_FILE:
+    case CURLE_SEND_ERROR:
+        return FETCH_CLOSED_EARLY;
+    case CURLE_RECV_ERROR:
+        /* A bad chunk comes with this code too, but without an errno. */
+        if (curl_easy_getinfo(easy, CURLINFO_OS_ERRNO, &os_errno) ==
+                CURLE_OK &&
+            os_errno != 0)
+            return FETCH_CLOSED_EARLY;
+        return FETCH_BAD_HTTP;
+    case CURLE_UNSUPPORTED_PROTOCOL: /* HTTP/0.9 */
+    case CURLE_WEIRD_SERVER_REPLY:
+        return FETCH_BAD_HTTP;
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_CACERT_BADFILE:
+        return FETCH_NOT_TRUSTED;
+    case CURLE_SSL_CONNECT_ERROR:
+    case CURLE_SSL_CIPHER:
+    case CURLE_SSL_CERTPROBLEM:
+    case CURLE_SSL_ENGINE_INITFAILED:
+        return FETCH_TLS_FAILED;
+    default:
+        return FETCH_FAILED;
+    }
+}
+
+/* One fetch on one handle; what it returns is what fetch returns. */
+static enum fetch_status transfer(const struct fetcher *fetcher,
+                                  struct handle *handle, const char *text,
+                                  size_t len, struct buffer *body,
+                                  long *http_status)
+{
+    if (handle->easy == NULL) {
+        handle->easy = make_easy(fetcher, handle);
+        if (handle->easy == NULL)
+            return FETCH_NO_MEMORY;
+    }
+    if (!set_target(fetcher, handle, text, len))
+        return FETCH_NO_MEMORY;
+    handle->body = body;
+    handle->body_start = body->len;
+    handle->headers = 0;
+    handle->stopped = FETCH_OK;
+
+    CURLcode rc = curl_easy_perform(handle->easy);
+
+    enum fetch_status status = FETCH_OK;
+    if (handle->stopped != FETCH_OK)
+        status = handle->stopped;
+    else if (rc != CURLE_OK)
+        status = failure_status(handle->easy, rc);
+    if (curl_easy_getinfo(handle->easy, CURLINFO_RESPONSE_CODE, http_status) !=
+        CURLE_OK)
+        *http_status = 0;
+    if ((status == FETCH_OK || status == FETCH_TOO_LARGE) &&
+        *http_status / 100 != 2)
+        status = FETCH_RETURNED;
+    if (status != FETCH_OK)
+        body->len = handle->body_start;
+    return status;
+}
+
+enum fetch_status fetch(struct fetcher *fetcher, const char *text, size_t len,
+                        struct buffer *body, long *http_status)
+{
+    *http_status = 0;
+    struct handle *handle = take_handle(fetcher);
+    enum fetch_status status =
+        transfer(fetcher, handle, text, len, body, http_status);
+    if (handle->target.size > MAX_TARGET_KEPT) {
+        free(handle->target.data);
+        handle->target = (struct buffer){0};
+    }
+    give_handle(fetcher, handle);
+    return status;
+}
+
+/* Splits the URL into what connects and the target up to the text. */
+static const char *set_url(struct fetcher *fetcher, const char *url)
+{
+    const char *error = "out of memory";
+    char *scheme = NULL, *path = NULL, *query = NULL;
+    struct buffer target = {0};
+    CURLU *parsed = curl_url();
+    if (parsed == NULL)
+        return error;
+
+    CURLUcode rc = curl_url_set(parsed, CURLUPART_URL, url, 0);
+    if (rc == CURLUE_OK)
+        rc = curl_url_set(parsed, CURLUPART_FRAGMENT, NULL, 0);
+    if (rc == CURLUE_OK)
+        rc = curl_url_get(parsed, CURLUPART_SCHEME, &scheme, 0);
+    if (rc == CURLUE_OK)
+        rc = curl_url_get(parsed, CURLUPART_PATH, &path, 0);
+    if (rc == CURLUE_OK)
+        rc = curl_url_get(parsed, CURLUPART_URL, &fetcher->url, 0);
+    if (rc != CURLUE_OK) {
+        error = curl_url_strerror(rc);
+        goto done;
+    }
+    if (strcmp(scheme, "http") != 0 && strcmp(scheme, "https") != 0) {
+        error = "neither http:// nor https://";
+        goto done;
+    }
+    bool ok = buffer_append(&target, path, strlen(path)) &&
+              buffer_append(&target, "?", 1);
+    rc = curl_url_get(parsed, CURLUPART_QUERY, &query, 0);
+    if (rc == CURLUE_OK)
+        ok = ok && buffer_append(&target, query, strlen(query)) &&
+             buffer_append(&target, "&", 1);
+    else if (rc != CURLUE_NO_QUERY)
+        ok = false;
+    if (ok && buffer_append(&target, "text=", sizeof "text=")) {
+        fetcher->target = target.data;
+        target.data = NULL;
+        error = NULL;
+    }
+done:
+    free(target.data);
+    curl_free(query);
+    curl_free(path);
+    curl_free(scheme);
+    curl_url_cleanup(parsed);
+    return error;
+}
+
+struct fetcher *fetcher_create(const struct fetch_options *options,
+                               const char **error)
+{
+    *error = "libcurl does not start";
+    if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
+        return NULL;
+
+    *error = "out of memory";
+    struct fetcher *fetcher = calloc(1, sizeof *fetcher);
+    if (fetcher == NULL) {
+        curl_global_cleanup();
+        return NULL;
+    }
+    fetcher->cacert = options->cacert;
+    fetcher->timeout_ms = options->timeout_ms;
+    fetcher->connect_timeout_ms = options->connect_timeout_ms;
+    fetcher->keepalive = options->keepalive;
+    fetcher->handle_count = options->max_handles;
+    pthread_mutex_init(&fetcher->mutex, NULL);
+    SLIST_INIT(&fetcher->idle);
+    STAILQ_INIT(&fetcher->waiting);
+
+    fetcher->handles = calloc(options->max_handles, sizeof *fetcher->handles);
+    if (fetcher->handles == NULL)
+        goto fail;
+    for (unsigned i = 0; i < options->max_handles; i++) {
+        fetcher->handles[i].max_body = options->max_body;
+        SLIST_INSERT_HEAD(&fetcher->idle, &fetcher->handles[i], next);
+    }
+    if (!options->keepalive) {
+        fetcher->headers = curl_slist_append(NULL, "Connection: close");
+        if (fetcher->headers == NULL)
+            goto fail;
+    }
+    *error = set_url(fetcher, options->url);
+    if (*error == NULL)
+        return fetcher;
+fail:
+    fetcher_destroy(fetcher);
+    return NULL;
+}
+
+void fetcher_destroy(struct fetcher *fetcher)
+{
+    if (fetcher == NULL)
+        return;
+    for (unsigned i = 0; fetcher->handles != NULL && i < fetcher->handle_count;
+         i++) {
+        curl_easy_cleanup(fetcher->handles[i].easy);
+        free(fetcher->handles[i].target.data);
+    }
+    free(fetcher->handles);
+    pthread_mutex_destroy(&fetcher->mutex);
+    curl_slist_free_all(fetcher->headers);
+    free(fetcher->target);
+    curl_free(fetcher->url);
+    free(fetcher);
+    curl_global_cleanup();
+}
+
+const char *fetch_reason(enum fetch_status status)
+{
+    static const char *const reasons[FETCH_STATUSES] = {
+        [FETCH_OK] = "ok",
+        [FETCH_NO_MEMORY] = "out of memory",
+        [FETCH_REFUSED] = "upstream refused",
+        [FETCH_NOT_FOUND] = "upstream not found",
+        [FETCH_TIMED_OUT] = "upstream timed out",
+        [FETCH_CLOSED_EARLY] = "upstream closed early",
+        [FETCH_BAD_HTTP] = "upstream sent bad HTTP",
+        [FETCH_TOO_LARGE] = "upstream body too large",
+        [FETCH_RETURNED] = "upstream returned",
+        [FETCH_NOT_TRUSTED] = "upstream not trusted",
+        [FETCH_TLS_FAILED] = "upstream TLS failed",
+        [FETCH_FAILED] = "upstream failed",
+    };
+    return reasons[status];
+}
+
+const char *fetch_library(void)
+{
+    return curl_version();
+}

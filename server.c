@@ -1,0 +1,1371 @@
+/*
+ * server.c - threadecho: a thread per connection, and three blocking calls
+ *
+ * Each line that a client sends is answered with what URL?text=LINE returns:
+ *     ./threadecho --listen 127.0.0.1:8080 --upstream http://127.0.0.1:8081/
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "fetch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <limits.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/queue.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define VERSION "1.0.0"
+
+#define BACKLOG 4096          /* connections that the kernel holds for us */
+#define READ_SIZE 1024        /* bytes of a buffer that waits for a line */
+#define REPLY_SIZE 256        /* the same of a reply; any error line fits */
+#define SEND_TIMEOUT_MS 10000 /* a client takes its reply, or is let go */
+#define LINGER_MS 1000        /* a client that was told why may hang up */
+#define LINGERING_MAX 64      /* clients turned away that linger at once */
+#define ACCEPT_PAUSE_MS 100   /* when descriptors or memory have run out */
+#define LOG_INTERVAL_MS 5000  /* between two log lines about that */
+#define DRAIN_MS 10000        /* from the first signal to the end, at most */
+#define RESERVED_FDS 128      /* for the lingering, logs, names, files */
+#define FDS_PER_FETCH 3       /* of libcurl: a socket and a wakeup pair */
+#define MAX_FETCHES 256       /* if nothing else is asked for */
+#define HOST_SIZE 256         /* of a host name to listen on */
+#define ADDRESS_SIZE 64       /* of an address and a port in words */
+#define RESERVED_MAPS 1024    /* of libraries, heaps and the main thread */
+#define MAPS_PER_THREAD 2     /* a stack and its guard page */
+
+/* What a client can be told after "error: ": how its fetch ended, or one of
+ * these. FETCH_OK is for no error. */
+enum reason {
+    LINE_TOO_LONG = FETCH_STATUSES,
+    LINE_TIMED_OUT,
+    SERVER_STOPPING,
+    TOO_MANY_CONNECTIONS,
+    CANNOT_START_THREAD,
+    REASONS
+};
+
+struct options {
+    const char *listen;   /* HOST:PORT */
+    const char *upstream; /* URL */
+    const char *cacert;   /* FILE or NULL */
+    bool echo;
+    bool keepalive;
+    bool verbose;
+    long timeout_ms;
+    long connect_timeout_ms;
+    long line_timeout_ms;
+    long idle_timeout_ms; /* 0: none */
+    long max_connections; /* 0: as many as the limits allow */
+    long max_fetches;     /* 0: the same */
+    long max_line;        /* bytes */
+    long max_body;        /* bytes */
+    long stack_size;      /* bytes */
+};
+
+/* Bytes received from a client, cut into lines. Owned by its connection. */
+struct reader {
+    int fd;
+    size_t limit; /* bytes of a line without its line break */
+    long line_timeout_ms;
+    long idle_timeout_ms; /* 0: none */
+    char *data;
+    size_t size;             /* bytes allocated */
+    size_t start;            /* data[start] to data[end - 1] are received */
+    size_t end;              /* and not yet returned */
+    size_t scanned;          /* so many of these are known to hold no LF */
+    long long line_deadline; /* of the line begun, 0 when none is */
+    bool discarding;         /* the rest of a line that had its reply */
+    bool overdue;            /* a line was not complete in time */
+    bool finished;           /* nothing more is read */
+};
+
+struct line {
+    const char *text; /* in the reader, until the next read_line */
+    size_t len;
+    unsigned reason; /* FETCH_OK, or why the line cannot be served */
+    bool complete;   /* ended by LF, not by the end of the input */
+};
+
+struct connection {
+    LIST_ENTRY(connection) next;
+    struct server *server;
+    int fd;
+    struct reader reader;
+    struct buffer reply;
+    unsigned long lines; /* replied to */
+    char peer[ADDRESS_SIZE];
+};
+
+/* One process is one server. What threads share is atomic or under mutex. */
+struct server {
+    struct options options;
+    struct fetcher *fetcher; /* NULL with --echo */
+    int listener;
+    long lingering_max;
+    int stop_pipe[2]; /* readable once a signal asked for the end */
+    pthread_attr_t thread_attr;
+    atomic_bool stopping;
+
+    atomic_ullong connections;
+    atomic_ullong rejected;
+    atomic_ullong requests;
+    atomic_ullong errors[REASONS];
+    atomic_ullong accept_errors;
+    atomic_ullong thread_errors;
+
+    pthread_mutex_t mutex; /* guards what follows, never held across I/O */
+    pthread_cond_t drained;
+    LIST_HEAD(, connection) open;
+    long active; /* how many are open, each with its thread */
+    long peak;
+};
+
+/* The reason in words. Static text. */
+static const char *reason_text(unsigned reason)
+{
+    switch (reason) {
+    case LINE_TOO_LONG:
+        return "line too long";
+    case LINE_TIMED_OUT:
+        return "line timed out";
+    case SERVER_STOPPING:
+        return "server stopping";
+    case TOO_MANY_CONNECTIONS:
+        return "too many connections";
+    case CANNOT_START_THREAD:
+        return "cannot start a thread";
+    default:
+        return fetch_reason((enum fetch_status)reason);
+    }
+}
+
+/* Milliseconds on a clock that nobody sets. */
+static long long now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail for this clock */
+    return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
+}
+
+/* Writes one line to stderr, which main made line-buffered. */
+__attribute__((format(printf, 1, 2))) static void log_line(const char *format,
+                                                           ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    flockfile(stderr);
+    fputs("threadecho: ", stderr); /* when stderr fails, who would be told? */
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    funlockfile(stderr);
+    va_end(args);
+}
+
+/* True at most once in LOG_INTERVAL_MS for each *last. */
+static bool may_log(long long *last)
+{
+    long long now = now_ms();
+    if (*last != 0 && now - *last < LOG_INTERVAL_MS)
+        return false;
+    *last = now;
+    return true;
+}
+
+enum received { RECEIVED, END_OF_INPUT, CONNECTION_LOST, OVERDUE, NO_MEMORY };
+
+/* Makes room for more bytes at the end, if need be by growing to what the
+ * longest line needs. A buffer that a long line left behind shrinks again. */
+static bool make_room(struct reader *reader)
+{
+    size_t size = reader->size;
+
+    if (reader->start == reader->end) {
+        reader->start = reader->end = 0;
+        size = READ_SIZE;
+    } else if (reader->end < reader->size) {
+        return true;
+    } else if (reader->start > 0) {
+        reader->end -= reader->start;
+        memmove(reader->data, reader->data + reader->start, reader->end);
+        reader->start = 0;
+    } else {
+        size_t longest = reader->limit + strlen("\r\n");
+        size = size * 2 < longest ? size * 2 : longest;
+    }
+    if (size == reader->size)
+        return true;
+    char *data = realloc(reader->data, size);
+    if (data == NULL)
+        return false;
+    reader->data = data;
+    reader->size = size;
+    return true;
+}
+
+/* Waits until there is something to read. The deadline of a line counts from
+ * its first byte; between lines only the idle timeout does. */
+static enum received wait_for_input(struct reader *reader)
+{
+    bool begun = reader->start < reader->end || reader->discarding;
+
+    if (!begun && reader->idle_timeout_ms == 0)
+        return RECEIVED; /* recv itself may wait, for ever */
+    long long now = now_ms();
+    long long deadline = now + reader->idle_timeout_ms;
+    if (begun) {
+        if (reader->line_deadline == 0)
+            reader->line_deadline = now + reader->line_timeout_ms;
+        deadline = reader->line_deadline;
+    }
+    while (now < deadline) {
+        struct pollfd fd = {.fd = reader->fd, .events = POLLIN};
+        int ready = poll(&fd, 1, (int)(deadline - now));
+        if (ready > 0)
+            return RECEIVED;
+        if (ready < 0 && errno != EINTR)
+            return CONNECTION_LOST;
+        now = now_ms();
+    }
+    return OVERDUE;
+}
+
+/* Receives what has come, waiting for it first. */
+static enum received receive(struct reader *reader)
+{
+    if (!make_room(reader))
+        return NO_MEMORY;
+    for (;;) {
+        enum received waited = wait_for_input(reader);
+        if (waited != RECEIVED)
+            return waited;
+        ssize_t n = recv(reader->fd, reader->data + reader->end,
+                         reader->size - reader->end, 0);
+        if (n > 0) {
+            reader->end += (size_t)n;
+            return RECEIVED;
+        }
+        if (n == 0)
+            return END_OF_INPUT;
+        if (errno != EINTR)
+            return CONNECTION_LOST;
+    }
+}
+
+/* Takes what is left in the reader as the line; the LF is not to come. */
+static bool cut_line(struct reader *reader, struct line *line, unsigned reason)
+{
+    *line = (struct line){.text = reader->data + reader->start,
+                          .len = reader->end - reader->start,
+                          .reason = reason};
+    reader->start = reader->end;
+    reader->scanned = 0;
+    return true;
+}
+
+/*
+ * Reads the next line, blocking until it is complete, and takes off its LF or
+ * CR LF. What stands before the end of the input without an LF is a line too,
+ * if it is not empty. False when there is none: the client has finished or is
+ * lost, or did not send what it began.
+ *
+ * A line over the limit is returned as soon as that is known, once, with its
+ * reason; what is left of it is thrown away by the next call.
+ */
+static bool read_line(struct reader *reader, struct line *line)
+{
+    while (!reader->finished) {
+        char *text = reader->data + reader->start;
+        size_t len = reader->end - reader->start;
+        char *lf = memchr(text + reader->scanned, '\n', len - reader->scanned);
+
+        if (lf != NULL) {
+            len = (size_t)(lf - text);
+            reader->start += len + 1;
+            reader->scanned = 0;
+            reader->line_deadline = 0;
+            if (reader->discarding) {
+                reader->discarding = false;
+                continue;
+            }
+            if (len > 0 && text[len - 1] == '\r')
+                len--;
+            *line = (struct line){.text = text, .len = len, .complete = true};
+            if (len > reader->limit)
+                line->reason = LINE_TOO_LONG;
+            return true;
+        }
+
+        reader->scanned = len;
+        if (reader->discarding) {
+            reader->start = reader->end;
+            reader->scanned = 0;
+        } else if (len > reader->limit + 1 ||
+                   (len > reader->limit && text[len - 1] != '\r')) {
+            reader->discarding = true;
+            return cut_line(reader, line, LINE_TOO_LONG);
+        }
+
+        switch (receive(reader)) {
+        case RECEIVED:
+            break;
+        case NO_MEMORY:
+            reader->discarding = true;
+            return cut_line(reader, line, FETCH_NO_MEMORY);
+        case OVERDUE:
+            reader->finished = true;
+            reader->overdue = len > 0 || reader->discarding;
+            if (len > 0 && !reader->discarding)
+                return cut_line(reader, line, LINE_TIMED_OUT);
+            break;
+        case END_OF_INPUT:
+            reader->finished = true;
+            if (len > 0 && !reader->discarding)
+                return cut_line(reader, line, FETCH_OK);
+            break;
+        case CONNECTION_LOST:
+            reader->finished = true;
+            break;
+        }
+    }
+    return false;
+}
+
+/* Drops line breaks at the end and turns each other run of CR and LF into a
+ * space, in place. Returns the new length. */
+static size_t flatten(char *body, size_t len)
+{
+    size_t kept = 0;
+    bool broken = false;
+
+    for (size_t i = 0; i < len; i++) {
+        if (body[i] == '\r' || body[i] == '\n') {
+            broken = true;
+            continue;
+        }
+        if (broken)
+            body[kept++] = ' ';
+        broken = false;
+        body[kept++] = body[i];
+    }
+    return kept;
+}
+
+static const char reply_start[] = "echo: ";
+
+/* Empties the reply for the next body. It cannot fail: REPLY_SIZE is there. */
+static void begin_reply(struct buffer *reply)
+{
+    memcpy(reply->data, reply_start, strlen(reply_start));
+    reply->len = strlen(reply_start);
+}
+
+/* Makes one line of the reply that has its body, or of the reason. */
+static void finish_reply(struct buffer *reply, unsigned reason,
+                         long http_status)
+{
+    if (reason == FETCH_OK) {
+        size_t start = strlen(reply_start);
+        reply->len = start + flatten(reply->data + start, reply->len - start);
+        if (buffer_append(reply, "\n", 1))
+            return;
+        reason = FETCH_NO_MEMORY;
+    }
+    int len =
+        snprintf(reply->data, REPLY_SIZE, "error: %s", reason_text(reason));
+    if (reason == FETCH_RETURNED)
+        len += snprintf(reply->data + len, REPLY_SIZE - (size_t)len, " %ld",
+                        http_status);
+    reply->data[len] = '\n';
+    reply->len = (size_t)len + 1;
+}
+
+/* Gives back what a long reply took, so that a waiting client costs little. */
+static void shrink_reply(struct buffer *reply)
+{
+    if (reply->size <= 16 * REPLY_SIZE)
+        return;
+    char *data = realloc(reply->data, REPLY_SIZE);
+    if (data != NULL) { /* else the larger one does as well */
+        reply->data = data;
+        reply->size = REPLY_SIZE;
+    }
+}
+
+/* Sends it all, in one call unless that is interrupted. False when the client
+ * is gone, or did not take it in SEND_TIMEOUT_MS, which prepare_socket set. */
+static bool write_all(int fd, const char *data, size_t len)
+{
+    long long deadline = now_ms() + SEND_TIMEOUT_MS;
+
+    for (;;) {
+        ssize_t n = send(fd, data, len, MSG_NOSIGNAL);
+        if (n < 0 && errno != EINTR)
+            return false;
+        if (n > 0) {
+            data += n;
+            len -= (size_t)n;
+        }
+        if (len == 0)
+            return true;
+        if (now_ms() >= deadline)
+            return false;
+    }
+}
+
+/* Reads a line, fetches, writes the reply: until the client has no more. */
+static void serve_connection(struct connection *connection)
+{
+    struct server *server = connection->server;
+    struct buffer *reply = &connection->reply;
+    struct line line;
+
+    while (read_line(&connection->reader, &line)) {
+        unsigned reason = line.reason;
+        long http_status = 0;
+
+        if (!line.complete && reason == FETCH_OK &&
+            atomic_load(&server->stopping))
+            reason = SERVER_STOPPING; /* it was us who ended the input */
+        begin_reply(reply);
+        if (reason == FETCH_OK && server->fetcher != NULL)
+            reason = fetch(server->fetcher, line.text, line.len, reply,
+                           &http_status);
+        else if (reason == FETCH_OK &&
+                 !buffer_append(reply, line.text, line.len))
+            reason = FETCH_NO_MEMORY;
+        finish_reply(reply, reason, http_status);
+
+        /* Counted first: who has the reply finds it in the summary. */
+        atomic_fetch_add(&server->requests, 1);
+        if (reason != FETCH_OK)
+            atomic_fetch_add(&server->errors[reason], 1);
+        connection->lines++;
+        if (server->options.verbose && reason != FETCH_OK)
+            log_line("%s: line %lu: %.*s", connection->peer, connection->lines,
+                     (int)reply->len - 1, reply->data);
+        if (!write_all(connection->fd, reply->data, reply->len))
+            return;
+        shrink_reply(reply);
+    }
+}
+
+/* Ends a connection so that what was sent arrives: closing a socket that has
+ * unread input resets it, and the reset can overtake the last reply. */
+static void linger(int fd)
+{
+    char scratch[READ_SIZE];
+    long long deadline = now_ms() + LINGER_MS;
+    struct pollfd input = {.fd = fd, .events = POLLIN};
+
+    if (shutdown(fd, SHUT_WR) != 0)
+        return; /* the client is gone */
+    for (;;) {
+        long long left = deadline - now_ms();
+        if (left <= 0 || poll(&input, 1, (int)left) <= 0)
+            return;
+        if (recv(fd, scratch, sizeof scratch, MSG_DONTWAIT) <= 0)
+            return;
+    }
+}
+
+/* Writes an address as HOST:PORT, or [HOST]:PORT, into ADDRESS_SIZE bytes. */
+static void describe_address(const struct sockaddr_storage *address,
+                             socklen_t len, char *text)
+{
+    char host[ADDRESS_SIZE - 16], port[8];
+    const char *format = address->ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s";
+
+    if (getnameinfo((const struct sockaddr *)address, len, host, sizeof host,
+                    port, sizeof port, NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+        snprintf(text, ADDRESS_SIZE, "unknown address");
+    else
+        snprintf(text, ADDRESS_SIZE, format, host, port);
+}
+
+/* Sets what every client's socket has. False when the client is gone. */
+static bool prepare_socket(int fd)
+{
+    const int on = 1;
+    const struct timeval timeout = {.tv_sec = SEND_TIMEOUT_MS / 1000};
+
+    /* A reply is one send: there is nothing to wait for and join it with.
+     * Keepalive finds clients that vanished while no line is awaited. */
+    return setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) == 0 &&
+           setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) == 0 &&
+           setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout) ==
+               0;
+}
+
+/* Makes a connection, which then owns fd. NULL when memory is short. */
+static struct connection *make_connection(struct server *server, int fd)
+{
+    const struct options *options = &server->options;
+    struct connection *connection = calloc(1, sizeof *connection);
+    if (connection == NULL)
+        return NULL;
+
+    connection->server = server;
+    connection->fd = fd;
+    connection->reader = (struct reader){
+        .fd = fd,
+        .limit = (size_t)options->max_line,
+        .line_timeout_ms = options->line_timeout_ms,
+        .idle_timeout_ms = options->idle_timeout_ms,
+        .data = malloc(READ_SIZE),
+        .size = READ_SIZE,
+    };
+    connection->reply =
+        (struct buffer){.data = malloc(REPLY_SIZE), .size = REPLY_SIZE};
+    if (connection->reader.data == NULL || connection->reply.data == NULL) {
+        free(connection->reader.data);
+        free(connection->reply.data);
+        free(connection);
+        return NULL;
+    }
+    return connection;
+}
+
+/* Frees a connection, but leaves its socket. */
+static void free_connection(struct connection *connection)
+{
+    free(connection->reader.data);
+    free(connection->reply.data);
+    free(connection);
+}
+
+/* Takes a connection off the list; after this the server may end. */
+static void remove_connection(struct connection *connection)
+{
+    struct server *server = connection->server;
+
+    pthread_mutex_lock(&server->mutex);
+    LIST_REMOVE(connection, next);
+    server->active--;
+    if (server->active == 0)
+        pthread_cond_signal(&server->drained);
+    pthread_mutex_unlock(&server->mutex);
+}
+
+/* The thread of one connection. It is detached: nobody waits for it. */
+static void *connection_thread(void *arg)
+{
+    struct connection *connection = arg;
+    int fd = connection->fd;
+    bool verbose = connection->server->options.verbose;
+
+    if (verbose) {
+        struct sockaddr_storage address;
+        socklen_t len = sizeof address;
+        if (getpeername(fd, (struct sockaddr *)&address, &len) != 0)
+            address.ss_family = AF_UNSPEC;
+        describe_address(&address, len, connection->peer);
+        log_line("%s: connected", connection->peer);
+    }
+    if (prepare_socket(fd))
+        serve_connection(connection);
+    if (connection->reader.overdue)
+        linger(fd);
+    if (verbose)
+        log_line("%s: closed after %lu lines", connection->peer,
+                 connection->lines);
+
+    /* Off the list before the close: the number may be used again at once. A
+     * client that sees the close may come back, and finds its place free. */
+    remove_connection(connection);
+    free_connection(connection);
+    close(fd);
+    return NULL;
+}
+
+/* A limit of the system that also bounds the number of threads. */
+struct thread_limit {
+    const char *name;
+    const char *raise; /* the command that raises it */
+    long long value;   /* of the limit itself */
+    long long threads; /* that it leaves room for */
+};
+
+/* Reads a number from a file of the kernel; -1 when it holds none. */
+static long long read_number(const char *path)
+{
+    long long value = -1;
+    FILE *file = fopen(path, "re");
+    if (file == NULL)
+        return -1;
+    if (fscanf(file, "%lld", &value) != 1)
+        value = -1; /* "max" */
+    fclose(file);
+    return value;
+}
+
+/* Finds the limit that leaves room for the fewest threads. */
+static struct thread_limit tightest_thread_limit(long stack_size)
+{
+    struct rlimit memory, processes;
+    if (getrlimit(RLIMIT_AS, &memory) != 0 || memory.rlim_cur > LLONG_MAX)
+        memory.rlim_cur = LLONG_MAX;
+    if (getrlimit(RLIMIT_NPROC, &processes) != 0 || geteuid() == 0 ||
+        processes.rlim_cur > LLONG_MAX)
+        processes.rlim_cur = LLONG_MAX; /* root is not bound by it */
+
+    const struct {
+        const char *name;
+        const char *raise;
+        long long value;
+        long long reserved;
+        long long each; /* that a thread takes */
+    } limits[] = {
+        {"vm.max_map_count", "sysctl -w vm.max_map_count=N",
+         read_number("/proc/sys/vm/max_map_count"), RESERVED_MAPS,
+         MAPS_PER_THREAD},
+        {"kernel.pid_max", "sysctl -w kernel.pid_max=N",
+         read_number("/proc/sys/kernel/pid_max"), 0, 1},
+        {"kernel.threads-max", "sysctl -w kernel.threads-max=N",
+         read_number("/proc/sys/kernel/threads-max"), 0, 1},
+        {"pids.max of the control group", "its manager",
+         read_number("/sys/fs/cgroup/pids.max"), 0, 1},
+        {"the limit of address space", "ulimit -v", (long long)memory.rlim_cur,
+         0, stack_size},
+        {"the limit of processes", "ulimit -u", (long long)processes.rlim_cur,
+         0, 1},
+    };
+    struct thread_limit tightest = {.threads = LLONG_MAX};
+
+    for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++) {
+        if (limits[i].value < 0)
+            continue;
+        long long threads =
+            (limits[i].value - limits[i].reserved) / limits[i].each;
+        if (threads < tightest.threads)
+            tightest = (struct thread_limit){
+                .name = limits[i].name,
+                .raise = limits[i].raise,
+                .value = limits[i].value,
+                .threads = threads > 0 ? threads : 0,
+            };
+    }
+    return tightest;
+}
+
+/* Starts a detached thread for the client. Returns FETCH_OK, or the reason to
+ * turn it away; fd is then still the caller's. */
+static unsigned start_connection(struct server *server, int fd)
+{
+    static long long last_log;
+
+    pthread_mutex_lock(&server->mutex);
+    bool full = server->active >= server->options.max_connections;
+    pthread_mutex_unlock(&server->mutex);
+    if (full)
+        return TOO_MANY_CONNECTIONS;
+
+    struct connection *connection = make_connection(server, fd);
+    if (connection == NULL)
+        return FETCH_NO_MEMORY;
+
+    pthread_mutex_lock(&server->mutex);
+    LIST_INSERT_HEAD(&server->open, connection, next);
+    server->active++;
+    if (server->active > server->peak)
+        server->peak = server->active;
+    long active = server->active;
+    pthread_mutex_unlock(&server->mutex);
+
+    pthread_t thread;
+    int error = pthread_create(&thread, &server->thread_attr,
+                               connection_thread, connection);
+    if (error == 0)
+        return FETCH_OK;
+
+    remove_connection(connection);
+    free_connection(connection);
+    atomic_fetch_add(&server->thread_errors, 1);
+    if (may_log(&last_log)) {
+        struct thread_limit limit =
+            tightest_thread_limit(server->options.stack_size);
+        log_line("cannot start thread %ld: %s; the tightest limit is %s, "
+                 "%lld (raise it with %s)",
+                 active, strerror(error), limit.name, limit.value,
+                 limit.raise);
+    }
+    return CANNOT_START_THREAD;
+}
+
+/* What the accept loop polls: a pipe that says stop, the listener, and then,
+ * oldest first, the clients that were turned away. They linger, see linger(),
+ * but not in a thread of their own: it may be that there is none. */
+enum { STOP, LISTENER, LINGERING };
+
+struct door {
+    struct pollfd fds[LINGERING + LINGERING_MAX];
+    long long deadlines[LINGERING + LINGERING_MAX]; /* of the lingering */
+    nfds_t count;
+    nfds_t max;
+};
+
+/* Closes the lingering client at this place. */
+static void close_lingering(struct door *door, nfds_t i)
+{
+    close(door->fds[i].fd);
+    door->count--;
+    memmove(&door->fds[i], &door->fds[i + 1],
+            (door->count - i) * sizeof door->fds[0]);
+    memmove(&door->deadlines[i], &door->deadlines[i + 1],
+            (door->count - i) * sizeof door->deadlines[0]);
+}
+
+/* Closes the lingering clients that have hung up or had their time. */
+static void close_lingered(struct door *door)
+{
+    char scratch[READ_SIZE];
+    long long now = now_ms();
+
+    for (nfds_t i = LINGERING; i < door->count;) {
+        bool over = now >= door->deadlines[i];
+        if (!over && door->fds[i].revents != 0) {
+            ssize_t n =
+                recv(door->fds[i].fd, scratch, sizeof scratch, MSG_DONTWAIT);
+            over = n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR);
+        }
+        if (over)
+            close_lingering(door, i);
+        else
+            i++;
+    }
+}
+
+/* Tells a client why it is not served, and lets it linger. */
+static void turn_away(struct door *door, int fd, unsigned reason)
+{
+    char text[REPLY_SIZE];
+    int len = snprintf(text, sizeof text, "error: %s\n", reason_text(reason));
+
+    if (send(fd, text, (size_t)len, MSG_NOSIGNAL | MSG_DONTWAIT) != len ||
+        shutdown(fd, SHUT_WR) != 0) {
+        close(fd); /* it is gone already */
+        return;
+    }
+    if (door->count == door->max)
+        close_lingering(door, LINGERING);
+    door->fds[door->count] = (struct pollfd){.fd = fd, .events = POLLIN};
+    door->deadlines[door->count] = now_ms() + LINGER_MS;
+    door->count++;
+}
+
+/* Accepts one client, if one is there, and starts its thread or turns it
+ * away. Returns 0, or the errno of accept. */
+static int accept_client(struct server *server, struct door *door)
+{
+    int fd = accept4(server->listener, NULL, NULL, SOCK_CLOEXEC);
+    if (fd < 0)
+        return errno;
+
+    atomic_fetch_add(&server->connections, 1);
+    unsigned reason = start_connection(server, fd);
+    if (reason != FETCH_OK) {
+        atomic_fetch_add(&server->rejected, 1);
+        turn_away(door, fd, reason);
+    }
+    return 0;
+}
+
+/* True for an error of accept that concerns one client, or none; the others
+ * would come again at once. */
+static bool is_passing(int error)
+{
+    return error == 0 || error == EAGAIN || error == EINTR ||
+           error == ECONNABORTED || error == EPROTO || error == EPERM ||
+           error == ENETDOWN || error == ENETUNREACH || error == EHOSTDOWN ||
+           error == EHOSTUNREACH || error == ENOPROTOOPT || error == ENONET ||
+           error == EOPNOTSUPP;
+}
+
+/* Milliseconds that the accept loop may sleep: till the listener is asked
+ * again after a pause, or the first of the lingering has had its time. */
+static int next_wait(const struct door *door, long long paused_until)
+{
+    long long next = LLONG_MAX;
+
+    if (door->fds[LISTENER].events == 0)
+        next = paused_until;
+    if (door->count > LINGERING && door->deadlines[LINGERING] < next)
+        next = door->deadlines[LINGERING];
+    if (next == LLONG_MAX)
+        return -1;
+    long long wait = next - now_ms();
+    return wait > 0 ? (int)wait : 0;
+}
+
+/* The accept loop: accepts clients until a signal asks for the end. When
+ * descriptors or memory have run out it pauses, or it would spin. */
+static void accept_clients(struct server *server)
+{
+    struct door door = {.count = LINGERING,
+                        .max = LINGERING + (nfds_t)server->lingering_max};
+    long long paused_until = 0, last_log = 0;
+
+    door.fds[STOP] = (struct pollfd){server->stop_pipe[0], POLLIN, 0};
+    door.fds[LISTENER] = (struct pollfd){server->listener, POLLIN, 0};
+    while (door.fds[STOP].revents == 0) {
+        int ready = poll(door.fds, door.count, next_wait(&door, paused_until));
+        if (ready < 0) {
+            /* No memory, or a descriptor limit that fell below the count. */
+            while (errno != EINTR && door.count > LINGERING)
+                close_lingering(&door, LINGERING);
+            nanosleep(&(struct timespec){0, ACCEPT_PAUSE_MS * 1000000}, NULL);
+            continue;
+        }
+        close_lingered(&door);
+        if (now_ms() >= paused_until)
+            door.fds[LISTENER].events = POLLIN;
+        if (door.fds[LISTENER].revents == 0)
+            continue;
+
+        int error = accept_client(server, &door);
+        if (error != 0 && error != EAGAIN && error != EINTR)
+            atomic_fetch_add(&server->accept_errors, 1);
+        if (!is_passing(error)) {
+            paused_until = now_ms() + ACCEPT_PAUSE_MS;
+            door.fds[LISTENER].events = 0;
+            if (may_log(&last_log))
+                log_line("cannot accept: %s; pausing", strerror(error));
+        }
+    }
+
+    /* Who is already connected is not to be met by silence. */
+    for (int i = 0; i < BACKLOG && accept_client(server, &door) == 0; i++)
+        continue;
+    while (door.count > LINGERING)
+        close_lingering(&door, LINGERING);
+}
+
+/* Lets each thread finish what its client has sent, DRAIN_MS at most. Returns
+ * how many connections are left. */
+static long drain(struct server *server)
+{
+    struct connection *connection;
+    struct timespec end;
+
+    clock_gettime(CLOCK_MONOTONIC, &end); /* cannot fail for this clock */
+    end.tv_sec += DRAIN_MS / 1000;
+    atomic_store(&server->stopping, true);
+
+    pthread_mutex_lock(&server->mutex);
+    /* A thread that reads gets what has come, and then the end of input.
+     * This does not block; the lock keeps the descriptors from being closed.
+     */
+    LIST_FOREACH(connection, &server->open, next)
+    {
+        if (shutdown(connection->fd, SHUT_RD) != 0)
+            continue; /* its client is gone, and its thread finds out */
+    }
+    int error = 0;
+    while (server->active > 0 && error == 0)
+        error = pthread_cond_timedwait(&server->drained, &server->mutex, &end);
+    long left = server->active;
+    pthread_mutex_unlock(&server->mutex);
+    return left;
+}
+
+/* Prints the summary line; its numbers may still grow while threads run. */
+static void log_summary(struct server *server)
+{
+    char errors[REASONS * 48] = "";
+    size_t len = 0;
+    unsigned long long total = 0;
+    struct rusage usage;
+
+    for (unsigned reason = FETCH_OK + 1; reason < REASONS; reason++) {
+        unsigned long long count = atomic_load(&server->errors[reason]);
+        if (count == 0)
+            continue;
+        total += count;
+        int n = snprintf(errors + len, sizeof errors - len, " error_%s=%llu",
+                         reason_text(reason), count);
+        /* A word of the summary: its blanks become underscores. */
+        for (int i = 1; i < n; i++)
+            if (errors[len + (size_t)i] == ' ')
+                errors[len + (size_t)i] = '_';
+        len += (size_t)n;
+    }
+    pthread_mutex_lock(&server->mutex);
+    long peak = server->peak;
+    pthread_mutex_unlock(&server->mutex);
+    if (getrusage(RUSAGE_SELF, &usage) != 0)
+        memset(&usage, 0, sizeof usage);
+
+    log_line("connections=%llu rejected=%llu requests=%llu errors=%llu%s "
+             "accept_errors=%llu thread_errors=%llu peak_threads=%ld "
+             "cpu_user=%lld.%06ld cpu_sys=%lld.%06ld max_rss=%ld "
+             "voluntary_switches=%ld involuntary_switches=%ld",
+             atomic_load(&server->connections), atomic_load(&server->rejected),
+             atomic_load(&server->requests), total, errors,
+             atomic_load(&server->accept_errors),
+             atomic_load(&server->thread_errors), peak,
+             (long long)usage.ru_utime.tv_sec, (long)usage.ru_utime.tv_usec,
+             (long long)usage.ru_stime.tv_sec, (long)usage.ru_stime.tv_usec,
+             usage.ru_maxrss, usage.ru_nvcsw, usage.ru_nivcsw);
+}
+
+/* The signals that signal_thread takes. */
+static sigset_t handled_signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGUSR1);
+    return set;
+}
+
+/* Takes the signals, so that no handler interrupts any other thread. */
+static void *signal_thread(void *arg)
+{
+    struct server *server = arg;
+    sigset_t set = handled_signals();
+    bool stopping = false;
+
+    for (;;) {
+        int signal_number;
+        if (sigwait(&set, &signal_number) != 0)
+            continue;
+        if (signal_number == SIGUSR1) {
+            log_summary(server);
+        } else if (!stopping) {
+            stopping = true;
+            close(server->stop_pipe[1]); /* wakes the accept loop */
+        } else {
+            signal(signal_number, SIG_DFL);
+            pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+            raise(signal_number);
+        }
+    }
+    return NULL;
+}
+
+/* Splits HOST:PORT or [HOST]:PORT; an empty HOST means every address. Returns
+ * whether that is what it is. host has room for HOST_SIZE bytes. */
+static bool split_address(const char *text, char *host, const char **port)
+{
+    const char *colon = strrchr(text, ':');
+    if (colon == NULL)
+        return false;
+    size_t digits = strspn(colon + 1, "0123456789");
+    if (digits == 0 || digits > 5 || colon[1 + digits] != '\0' ||
+        strtol(colon + 1, NULL, 10) > 65535)
+        return false;
+    *port = colon + 1;
+
+    size_t len = (size_t)(colon - text);
+    if (len > 2 && text[0] == '[' && text[len - 1] == ']') {
+        text++;
+        len -= 2;
+    } else if (strcspn(text, ":[]") < len) {
+        return false;
+    }
+    if (len >= HOST_SIZE)
+        return false;
+    memcpy(host, text, len);
+    host[len] = '\0';
+    return true;
+}
+
+/* Listens on HOST:PORT and writes the address that it got into bound. Returns
+ * the listener, or -1 with the failure logged. */
+static int open_listener(const char *listen_on, char *bound)
+{
+    const int on = 1;
+    char host[HOST_SIZE];
+    const char *port;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
+                             .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
+    struct addrinfo *found;
+    struct sockaddr_storage address;
+    socklen_t len = sizeof address;
+
+    int error = EAI_NONAME;
+    if (split_address(listen_on, host, &port))
+        error =
+            getaddrinfo(host[0] == '\0' ? NULL : host, port, &hints, &found);
+    if (error != 0) {
+        log_line("cannot listen on %s: %s", listen_on, gai_strerror(error));
+        return -1;
+    }
+    int fd = socket(found->ai_family,
+                    SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    /* REUSEADDR lets a server start again at once. REUSEPORT, which would let
+     * two of them share the port and every measurement, is not set. */
+    bool ok = fd >= 0 &&
+              setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
+              bind(fd, found->ai_addr, found->ai_addrlen) == 0 &&
+              listen(fd, BACKLOG) == 0 &&
+              getsockname(fd, (struct sockaddr *)&address, &len) == 0;
+    if (!ok)
+        log_line("cannot listen on %s: %s", listen_on, strerror(errno));
+    freeaddrinfo(found);
+    if (ok) {
+        describe_address(&address, len, bound);
+        return fd;
+    }
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+/* Raises the descriptor limit and divides it: each connection takes one, each
+ * fetch FDS_PER_FETCH. Fills in what the options left open, and warns of what
+ * they ask for in vain. */
+static bool set_limits(struct server *server)
+{
+    struct options *options = &server->options;
+    struct rlimit fds;
+
+    if (getrlimit(RLIMIT_NOFILE, &fds) != 0) {
+        log_line("cannot read the descriptor limit: %s", strerror(errno));
+        return false;
+    }
+    fds.rlim_cur = fds.rlim_max;
+    if (setrlimit(RLIMIT_NOFILE, &fds) != 0) {
+        log_line("cannot raise the descriptor limit: %s", strerror(errno));
+        return false;
+    }
+    long limit = fds.rlim_cur < INT_MAX ? (long)fds.rlim_cur : INT_MAX;
+    long reserved = limit / 4 < RESERVED_FDS ? limit / 4 : RESERVED_FDS;
+    long budget = limit - reserved;
+    struct thread_limit threads = tightest_thread_limit(options->stack_size);
+
+    server->lingering_max =
+        reserved / 2 < LINGERING_MAX ? reserved / 2 : LINGERING_MAX;
+    if (options->echo) {
+        options->max_fetches = 0;
+    } else if (options->max_fetches == 0) {
+        long share = options->max_connections > 0
+                         ? (budget - options->max_connections) / FDS_PER_FETCH
+                         : budget / (2 * FDS_PER_FETCH);
+        options->max_fetches = share < MAX_FETCHES ? share : MAX_FETCHES;
+        if (options->max_fetches < 1)
+            options->max_fetches = 1;
+    }
+    if (options->max_connections == 0) {
+        options->max_connections =
+            budget - FDS_PER_FETCH * options->max_fetches;
+        if (options->max_connections > threads.threads)
+            options->max_connections = (long)threads.threads;
+        if (options->max_connections < 1)
+            options->max_connections = 1;
+    }
+    long needed = options->max_connections +
+                  FDS_PER_FETCH * options->max_fetches + reserved;
+    if (needed > limit)
+        log_line("warning: %ld connections and %ld fetches may need %ld "
+                 "descriptors, the limit is %ld (raise it with ulimit -n)",
+                 options->max_connections, options->max_fetches, needed,
+                 limit);
+    if (options->max_connections > threads.threads)
+        log_line("warning: %s is %lld, which leaves room for %lld of %ld "
+                 "connections (raise it with %s)",
+                 threads.name, threads.value, threads.threads,
+                 options->max_connections, threads.raise);
+    return true;
+}
+
+static const char usage[] =
+    "Usage: threadecho [OPTION]...\n"
+    "Answers each line a client sends with what URL?text=LINE returns.\n"
+    "\n"
+    "  -l, --listen HOST:PORT     where to listen (127.0.0.1:8080); port 0 "
+    "is any\n"
+    "  -u, --upstream URL         what to fetch "
+    "(http://127.0.0.1:8081/arrpi.php)\n"
+    "  -e, --echo                 answer with the line itself, no upstream\n"
+    "      --no-keepalive         a new upstream connection for each fetch\n"
+    "      --timeout SEC          for one fetch, in all (10)\n"
+    "      --connect-timeout SEC  for its connection (3)\n"
+    "      --line-timeout SEC     for a line, from its first byte (60)\n"
+    "      --idle-timeout SEC     between lines; 0 is for ever (0)\n"
+    "      --max-connections N    clients at once (what the limits allow)\n"
+    "      --max-fetches N        fetches at once, others wait (at most "
+    "256)\n"
+    "      --max-line BYTES       of a line (65536)\n"
+    "      --max-body BYTES       of an upstream's answer (1048576)\n"
+    "      --stack-size KIB       of a connection's thread (128)\n"
+    "      --cacert FILE          trust these certificates for https\n"
+    "  -v, --verbose              log connections and errors\n"
+    "  -h, --help                 print this and exit\n"
+    "  -V, --version              print the version and exit\n";
+
+/* Parses a whole number. Returns whether it is one from min to max; if not,
+ * says so. */
+static bool parse_number(const char *option, const char *text, long min,
+                         long max, long *value)
+{
+    errno = 0;
+    *value = strtol(text, NULL, 10);
+    if (text[0] != '\0' && text[strspn(text, "0123456789")] == '\0' &&
+        errno == 0 && *value >= min && *value <= max)
+        return true;
+    log_line("--%s: '%s' is not a whole number from %ld to %ld", option, text,
+             min, max);
+    return false;
+}
+
+/* Parses seconds, such as 10 or 0.5, into milliseconds, the same way. */
+static bool parse_seconds(const char *option, const char *text, double min,
+                          long *ms)
+{
+    const double max = 86400;
+    char *end;
+    double seconds = strtod(text, &end);
+
+    if (text[0] != '\0' && text[strspn(text, "0123456789.")] == '\0' &&
+        *end == '\0' && seconds >= min && seconds <= max) {
+        *ms = (long)(seconds * 1000 + 0.5);
+        return true;
+    }
+    log_line("--%s: '%s' is not a number of seconds from %g to %g", option,
+             text, min, max);
+    return false;
+}
+
+/* Sets the defaults and then what the arguments say. Returns -1 to go on, or
+ * the status to exit with. */
+static int parse_options(int argc, char **argv, struct options *options)
+{
+    enum {
+        NO_KEEPALIVE = UCHAR_MAX + 1,
+        TIMEOUT,
+        CONNECT_TIMEOUT,
+        LINE_TIMEOUT,
+        IDLE_TIMEOUT,
+        CONNECTIONS,
+        FETCHES,
+        LINE,
+        BODY,
+        STACK_SIZE,
+        CACERT
+    };
+    static const struct option names[] = {
+        {"listen", required_argument, NULL, 'l'},
+        {"upstream", required_argument, NULL, 'u'},
+        {"echo", no_argument, NULL, 'e'},
+        {"no-keepalive", no_argument, NULL, NO_KEEPALIVE},
+        {"timeout", required_argument, NULL, TIMEOUT},
+        {"connect-timeout", required_argument, NULL, CONNECT_TIMEOUT},
+        {"line-timeout", required_argument, NULL, LINE_TIMEOUT},
+        {"idle-timeout", required_argument, NULL, IDLE_TIMEOUT},
+        {"max-connections", required_argument, NULL, CONNECTIONS},
+        {"max-fetches", required_argument, NULL, FETCHES},
+        {"max-line", required_argument, NULL, LINE},
+        {"max-body", required_argument, NULL, BODY},
+        {"stack-size", required_argument, NULL, STACK_SIZE},
+        {"cacert", required_argument, NULL, CACERT},
+        {"verbose", no_argument, NULL, 'v'},
+        {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},
+        {0},
+    };
+    const double soon = 0.001; /* seconds, the shortest timeout */
+    char host[HOST_SIZE];
+    const char *port;
+    bool ok = true;
+    int index = 0;
+
+    *options = (struct options){
+        .listen = "127.0.0.1:8080",
+        .upstream = "http://127.0.0.1:8081/arrpi.php",
+        .keepalive = true,
+        .timeout_ms = 10000,
+        .connect_timeout_ms = 3000,
+        .line_timeout_ms = 60000,
+        .max_line = 65536,
+        .max_body = 1048576,
+        .stack_size = 128 * 1024,
+    };
+    while (ok) {
+        int option = getopt_long(argc, argv, "l:u:evhV", names, &index);
+        const char *name = names[index].name;
+
+        switch (option) {
+        case -1:
+            if (optind == argc)
+                return -1;
+            log_line("unexpected argument '%s'", argv[optind]);
+            ok = false;
+            break;
+        case 'l':
+            options->listen = optarg;
+            ok = split_address(optarg, host, &port);
+            if (!ok)
+                log_line("--listen: '%s' is not HOST:PORT with a port from 0 "
+                         "to 65535",
+                         optarg);
+            break;
+        case 'u':
+            options->upstream = optarg;
+            break;
+        case 'e':
+            options->echo = true;
+            break;
+        case NO_KEEPALIVE:
+            options->keepalive = false;
+            break;
+        case TIMEOUT:
+            ok = parse_seconds(name, optarg, soon, &options->timeout_ms);
+            break;
+        case CONNECT_TIMEOUT:
+            ok = parse_seconds(name, optarg, soon,
+                               &options->connect_timeout_ms);
+            break;
+        case LINE_TIMEOUT:
+            ok = parse_seconds(name, optarg, soon, &options->line_timeout_ms);
+            break;
+        case IDLE_TIMEOUT:
+            ok = parse_seconds(name, optarg, 0, &options->idle_timeout_ms);
+            break;
+        case CONNECTIONS:
+            ok = parse_number(name, optarg, 1, 1000000,
+                              &options->max_connections);
+            break;
+        case FETCHES:
+            ok = parse_number(name, optarg, 1, 100000, &options->max_fetches);
+            break;
+        case LINE:
+            ok = parse_number(name, optarg, 1, 2097152, &options->max_line);
+            break;
+        case BODY:
+            ok = parse_number(name, optarg, 1, 1073741824, &options->max_body);
+            break;
+        case STACK_SIZE:
+            ok = parse_number(name, optarg, 64, 1048576, &options->stack_size);
+            options->stack_size *= 1024;
+            break;
+        case CACERT:
+            options->cacert = optarg;
+            break;
+        case 'v':
+            options->verbose = true;
+            break;
+        case 'h':
+            fputs(usage, stdout);
+            return fflush(stdout) == 0 ? 0 : 1;
+        case 'V':
+            printf("threadecho %s, %s\n", VERSION, fetch_library());
+            return fflush(stdout) == 0 ? 0 : 1;
+        default:
+            ok = false; /* getopt_long has said why */
+        }
+    }
+    fputs("Try threadecho --help.\n", stderr);
+    return 2;
+}
+
+/* Opens what the server needs before it can serve. Returns the status to exit
+ * with if that fails, else 0 and the address that it listens on. */
+static int start(struct server *server, char *bound)
+{
+    const struct options *options = &server->options;
+    sigset_t set = handled_signals();
+    pthread_condattr_t clock;
+
+    if (options->cacert != NULL && access(options->cacert, R_OK) != 0) {
+        log_line("--cacert: cannot read %s: %s", options->cacert,
+                 strerror(errno));
+        return 1;
+    }
+    if (!set_limits(server))
+        return 1;
+    if (!options->echo) {
+        const struct fetch_options fetch_options = {
+            .url = options->upstream,
+            .cacert = options->cacert,
+            .timeout_ms = options->timeout_ms,
+            .connect_timeout_ms = options->connect_timeout_ms,
+            .max_body = (size_t)options->max_body,
+            .max_handles = (unsigned)options->max_fetches,
+            .keepalive = options->keepalive,
+        };
+        const char *error;
+        server->fetcher = fetcher_create(&fetch_options, &error);
+        if (server->fetcher == NULL) {
+            log_line("--upstream: '%s': %s", options->upstream, error);
+            return 2;
+        }
+    }
+    if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0 ||
+        signal(SIGPIPE, SIG_IGN) == SIG_ERR ||
+        pthread_condattr_init(&clock) != 0 ||
+        pthread_condattr_setclock(&clock, CLOCK_MONOTONIC) != 0 ||
+        pthread_cond_init(&server->drained, &clock) != 0 ||
+        pthread_attr_init(&server->thread_attr) != 0 ||
+        pthread_attr_setdetachstate(&server->thread_attr,
+                                    PTHREAD_CREATE_DETACHED) != 0 ||
+        pthread_attr_setstacksize(&server->thread_attr,
+                                  (size_t)options->stack_size) != 0 ||
+        pipe2(server->stop_pipe, O_CLOEXEC) != 0) {
+        log_line("cannot start: %s", strerror(errno));
+        return 1;
+    }
+    server->listener = open_listener(options->listen, bound);
+    return server->listener >= 0 ? 0 : 1;
+}
+
+int main(int argc, char **argv)
+{
+    static struct server server = {
+        .mutex = PTHREAD_MUTEX_INITIALIZER,
+        .open = LIST_HEAD_INITIALIZER(server.open),
+    };
+    char bound[ADDRESS_SIZE];
+    pthread_t signals;
+
+    setvbuf(stderr, NULL, _IOLBF, BUFSIZ); /* a line is one write */
+    int status = parse_options(argc, argv, &server.options);
+    if (status >= 0)
+        return status;
+    status = start(&server, bound);
+    if (status != 0)
+        return status;
+    int error = pthread_create(&signals, NULL, signal_thread, &server);
+    if (error != 0) {
+        log_line("cannot start a thread: %s", strerror(error));
+        return 1;
+    }
+    if (server.options.echo)
+        log_line("listening on %s, echo, at most %ld connections", bound,
+                 server.options.max_connections);
+    else
+        log_line("listening on %s, upstream %s, at most %ld connections and "
+                 "%ld fetches",
+                 bound, server.options.upstream,
+                 server.options.max_connections, server.options.max_fetches);
+
+    accept_clients(&server);
+    close(server.listener);
+    long left = drain(&server);
+    if (left > 0)
+        log_line("cut off %ld connections after %d s", left, DRAIN_MS / 1000);
+    log_summary(&server);
+    if (left > 0)
+        _exit(0); /* threads are still using what would be freed */
+    pthread_cancel(signals);
+    pthread_join(signals, NULL);
+    fetcher_destroy(server.fetcher);
+    return 0;
+}
