@@ -75,7 +75,7 @@ struct options {
     long max_fetches;     /* 0: the same */
     long max_line;        /* bytes */
     long max_body;        /* bytes */
-    long stack_size;      /* bytes */
+    long stack_kib;       /* of a connection's thread */
 };
 
 /* Bytes received from a client, cut into lines. Owned by its connection. */
@@ -616,7 +616,7 @@ static long long read_number(const char *path)
 }
 
 /* Finds the limit that leaves room for the fewest threads. */
-static struct thread_limit tightest_thread_limit(long stack_size)
+static struct thread_limit tightest_thread_limit(const struct options *options)
 {
     struct rlimit memory, processes;
     if (getrlimit(RLIMIT_AS, &memory) != 0 || memory.rlim_cur > LLONG_MAX)
@@ -642,7 +642,7 @@ static struct thread_limit tightest_thread_limit(long stack_size)
         {"pids.max of the control group", "its manager",
          read_number("/sys/fs/cgroup/pids.max"), 0, 1},
         {"the limit of address space", "ulimit -v", (long long)memory.rlim_cur,
-         0, stack_size},
+         0, options->stack_kib * 1024},
         {"the limit of processes", "ulimit -u", (long long)processes.rlim_cur,
          0, 1},
     };
@@ -698,8 +698,7 @@ static unsigned start_connection(struct server *server, int fd)
     free_connection(connection);
     atomic_fetch_add(&server->thread_errors, 1);
     if (may_log(&last_log)) {
-        struct thread_limit limit =
-            tightest_thread_limit(server->options.stack_size);
+        struct thread_limit limit = tightest_thread_limit(&server->options);
         log_line("cannot start thread %ld: %s; the tightest limit is %s, "
                  "%lld (raise it with %s)",
                  active, strerror(error), limit.name, limit.value,
@@ -1049,7 +1048,7 @@ static bool set_limits(struct server *server)
     long limit = fds.rlim_cur < INT_MAX ? (long)fds.rlim_cur : INT_MAX;
     long reserved = limit / 4 < RESERVED_FDS ? limit / 4 : RESERVED_FDS;
     long budget = limit - reserved;
-    struct thread_limit threads = tightest_thread_limit(options->stack_size);
+    struct thread_limit threads = tightest_thread_limit(options);
 
     server->lingering_max =
         reserved / 2 < LINGERING_MAX ? reserved / 2 : LINGERING_MAX;
@@ -1117,10 +1116,12 @@ static bool parse_number(const char *option, const char *text, long min,
                          long max, long *value)
 {
     errno = 0;
-    *value = strtol(text, NULL, 10);
+    long number = strtol(text, NULL, 10);
     if (text[0] != '\0' && text[strspn(text, "0123456789")] == '\0' &&
-        errno == 0 && *value >= min && *value <= max)
+        errno == 0 && number >= min && number <= max) {
+        *value = number;
         return true;
+    }
     log_line("--%s: '%s' is not a whole number from %ld to %ld", option, text,
              min, max);
     return false;
@@ -1196,7 +1197,7 @@ static int parse_options(int argc, char **argv, struct options *options)
         .line_timeout_ms = 60000,
         .max_line = 65536,
         .max_body = 1048576,
-        .stack_size = 128 * 1024,
+        .stack_kib = 128,
     };
     while (ok) {
         int option = getopt_long(argc, argv, "l:u:evhV", names, &index);
@@ -1253,8 +1254,7 @@ static int parse_options(int argc, char **argv, struct options *options)
             ok = parse_number(name, optarg, 1, 1073741824, &options->max_body);
             break;
         case STACK_SIZE:
-            ok = parse_number(name, optarg, 64, 1048576, &options->stack_size);
-            options->stack_size *= 1024;
+            ok = parse_number(name, optarg, 64, 1048576, &options->stack_kib);
             break;
         case CACERT:
             options->cacert = optarg;
@@ -1317,7 +1317,7 @@ static int start(struct server *server, char *bound)
         pthread_attr_setdetachstate(&server->thread_attr,
                                     PTHREAD_CREATE_DETACHED) != 0 ||
         pthread_attr_setstacksize(&server->thread_attr,
-                                  (size_t)options->stack_size) != 0 ||
+                                  (size_t)options->stack_kib * 1024) != 0 ||
         pipe2(server->stop_pipe, O_CLOEXEC) != 0) {
         log_line("cannot start: %s", strerror(errno));
         return 1;
