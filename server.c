@@ -33,7 +33,7 @@
 #define VERSION "1.0.0"
 
 #define BACKLOG 4096          /* connections that the kernel holds for us */
-#define READ_SIZE 1024        /* bytes of a buffer that waits for a line */
+#define READ_SIZE 512         /* bytes of a buffer that waits for a line */
 #define REPLY_SIZE 256        /* the same of a reply; any error line fits */
 #define SEND_TIMEOUT_MS 10000 /* a client takes its reply, or is let go */
 #define LINGER_MS 1000        /* a client that was told why may hang up */
@@ -65,7 +65,7 @@ struct options {
     const char *upstream; /* URL */
     const char *cacert;   /* FILE or NULL */
     bool echo;
-    bool keepalive;
+    bool no_keepalive;
     bool verbose;
     long timeout_ms;
     long connect_timeout_ms;
@@ -120,7 +120,8 @@ struct server {
     long lingering_max;
     int stop_pipe[2]; /* readable once a signal asked for the end */
     pthread_attr_t thread_attr;
-    atomic_bool stopping;
+    atomic_bool stopping; /* no input is read but what has come */
+    atomic_bool ended;    /* the signal thread is to return */
 
     atomic_ullong connections;
     atomic_ullong rejected;
@@ -594,6 +595,75 @@ static void *connection_thread(void *arg)
     return NULL;
 }
 
+/* Splits HOST:PORT or [HOST]:PORT; an empty HOST means every address. Returns
+ * whether that is what it is. host has room for HOST_SIZE bytes. */
+static bool split_address(const char *text, char *host, const char **port)
+{
+    const char *colon = strrchr(text, ':');
+    if (colon == NULL)
+        return false;
+    size_t digits = strspn(colon + 1, "0123456789");
+    if (digits == 0 || digits > 5 || colon[1 + digits] != '\0' ||
+        strtol(colon + 1, NULL, 10) > 65535)
+        return false;
+    *port = colon + 1;
+
+    size_t len = (size_t)(colon - text);
+    if (len > 2 && text[0] == '[' && text[len - 1] == ']') {
+        text++;
+        len -= 2;
+    } else if (strcspn(text, ":[]") < len) {
+        return false;
+    }
+    if (len >= HOST_SIZE)
+        return false;
+    memcpy(host, text, len);
+    host[len] = '\0';
+    return true;
+}
+
+/* Listens on HOST:PORT and writes the address that it got into bound. Returns
+ * the listener, or -1 with the failure logged. */
+static int open_listener(const char *listen_on, char *bound)
+{
+    const int on = 1;
+    char host[HOST_SIZE];
+    const char *port;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
+                             .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
+    struct addrinfo *found;
+    struct sockaddr_storage address;
+    socklen_t len = sizeof address;
+
+    int error = EAI_NONAME;
+    if (split_address(listen_on, host, &port))
+        error =
+            getaddrinfo(host[0] == '\0' ? NULL : host, port, &hints, &found);
+    if (error != 0) {
+        log_line("cannot listen on %s: %s", listen_on, gai_strerror(error));
+        return -1;
+    }
+    int fd = socket(found->ai_family,
+                    SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    /* REUSEADDR lets a server start again at once. REUSEPORT, which would let
+     * two of them share the port and every measurement, is not set. */
+    bool ok = fd >= 0 &&
+              setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
+              bind(fd, found->ai_addr, found->ai_addrlen) == 0 &&
+              listen(fd, BACKLOG) == 0 &&
+              getsockname(fd, (struct sockaddr *)&address, &len) == 0;
+    if (!ok)
+        log_line("cannot listen on %s: %s", listen_on, strerror(errno));
+    freeaddrinfo(found);
+    if (ok) {
+        describe_address(&address, len, bound);
+        return fd;
+    }
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
 /* A limit of the system that also bounds the number of threads. */
 struct thread_limit {
     const char *name;
@@ -945,6 +1015,8 @@ static void *signal_thread(void *arg)
         int signal_number;
         if (sigwait(&set, &signal_number) != 0)
             continue;
+        if (atomic_load(&server->ended))
+            return NULL;
         if (signal_number == SIGUSR1) {
             log_summary(server);
         } else if (!stopping) {
@@ -956,76 +1028,6 @@ static void *signal_thread(void *arg)
             raise(signal_number);
         }
     }
-    return NULL;
-}
-
-/* Splits HOST:PORT or [HOST]:PORT; an empty HOST means every address. Returns
- * whether that is what it is. host has room for HOST_SIZE bytes. */
-static bool split_address(const char *text, char *host, const char **port)
-{
-    const char *colon = strrchr(text, ':');
-    if (colon == NULL)
-        return false;
-    size_t digits = strspn(colon + 1, "0123456789");
-    if (digits == 0 || digits > 5 || colon[1 + digits] != '\0' ||
-        strtol(colon + 1, NULL, 10) > 65535)
-        return false;
-    *port = colon + 1;
-
-    size_t len = (size_t)(colon - text);
-    if (len > 2 && text[0] == '[' && text[len - 1] == ']') {
-        text++;
-        len -= 2;
-    } else if (strcspn(text, ":[]") < len) {
-        return false;
-    }
-    if (len >= HOST_SIZE)
-        return false;
-    memcpy(host, text, len);
-    host[len] = '\0';
-    return true;
-}
-
-/* Listens on HOST:PORT and writes the address that it got into bound. Returns
- * the listener, or -1 with the failure logged. */
-static int open_listener(const char *listen_on, char *bound)
-{
-    const int on = 1;
-    char host[HOST_SIZE];
-    const char *port;
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
-                             .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
-    struct addrinfo *found;
-    struct sockaddr_storage address;
-    socklen_t len = sizeof address;
-
-    int error = EAI_NONAME;
-    if (split_address(listen_on, host, &port))
-        error =
-            getaddrinfo(host[0] == '\0' ? NULL : host, port, &hints, &found);
-    if (error != 0) {
-        log_line("cannot listen on %s: %s", listen_on, gai_strerror(error));
-        return -1;
-    }
-    int fd = socket(found->ai_family,
-                    SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    /* REUSEADDR lets a server start again at once. REUSEPORT, which would let
-     * two of them share the port and every measurement, is not set. */
-    bool ok = fd >= 0 &&
-              setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
-              bind(fd, found->ai_addr, found->ai_addrlen) == 0 &&
-              listen(fd, BACKLOG) == 0 &&
-              getsockname(fd, (struct sockaddr *)&address, &len) == 0;
-    if (!ok)
-        log_line("cannot listen on %s: %s", listen_on, strerror(errno));
-    freeaddrinfo(found);
-    if (ok) {
-        describe_address(&address, len, bound);
-        return fd;
-    }
-    if (fd >= 0)
-        close(fd);
-    return -1;
 }
 
 /* Raises the descriptor limit and divides it: each connection takes one, each
@@ -1089,109 +1091,125 @@ static const char usage[] =
     "Usage: threadecho [OPTION]...\n"
     "Answers each line a client sends with what URL?text=LINE returns.\n"
     "\n"
-    "  -l, --listen HOST:PORT     where to listen (127.0.0.1:8080); port 0 "
-    "is any\n"
-    "  -u, --upstream URL         what to fetch "
-    "(http://127.0.0.1:8081/arrpi.php)\n"
+    "  -l, --listen HOST:PORT     where to listen (127.0.0.1:8080);\n"
+    "                             port 0 is any free one\n"
+    "  -u, --upstream URL         what to fetch\n"
+    "                             (http://127.0.0.1:8081/arrpi.php)\n"
     "  -e, --echo                 answer with the line itself, no upstream\n"
     "      --no-keepalive         a new upstream connection for each fetch\n"
     "      --timeout SEC          for one fetch, in all (10)\n"
     "      --connect-timeout SEC  for its connection (3)\n"
     "      --line-timeout SEC     for a line, from its first byte (60)\n"
     "      --idle-timeout SEC     between lines; 0 is for ever (0)\n"
-    "      --max-connections N    clients at once (what the limits allow)\n"
-    "      --max-fetches N        fetches at once, others wait (at most "
-    "256)\n"
+    "      --max-connections N    clients at once (as the limits allow)\n"
+    "      --max-fetches N        fetches at once, others wait (256, or as\n"
+    "                             the limits allow)\n"
     "      --max-line BYTES       of a line (65536)\n"
     "      --max-body BYTES       of an upstream's answer (1048576)\n"
     "      --stack-size KIB       of a connection's thread (128)\n"
-    "      --cacert FILE          trust these certificates for https\n"
+    "      --cacert FILE          certificates to trust for https\n"
     "  -v, --verbose              log connections and errors\n"
     "  -h, --help                 print this and exit\n"
     "  -V, --version              print the version and exit\n";
 
-/* Parses a whole number. Returns whether it is one from min to max; if not,
- * says so. */
-static bool parse_number(const char *option, const char *text, long min,
-                         long max, long *value)
+/* What an option sets: the member at offset, by its kind, from min to max. */
+struct setting {
+    const char *name;
+    int letter; /* or a number above any letter's */
+    enum { FLAG, TEXT, ADDRESS, COUNT, SECONDS, HELP, SHOW_VERSION } kind;
+    size_t offset;
+    double min, max;
+};
+
+#define MEMBER(name) offsetof(struct options, name)
+static const struct setting settings[] = {
+    {"listen", 'l', ADDRESS, MEMBER(listen), 0, 0},
+    {"upstream", 'u', TEXT, MEMBER(upstream), 0, 0},
+    {"echo", 'e', FLAG, MEMBER(echo), 0, 0},
+    {"no-keepalive", 256, FLAG, MEMBER(no_keepalive), 0, 0},
+    {"timeout", 257, SECONDS, MEMBER(timeout_ms), 0.001, 86400},
+    {"connect-timeout", 258, SECONDS, MEMBER(connect_timeout_ms), 0.001,
+     86400},
+    {"line-timeout", 259, SECONDS, MEMBER(line_timeout_ms), 0.001, 86400},
+    {"idle-timeout", 260, SECONDS, MEMBER(idle_timeout_ms), 0, 86400},
+    {"max-connections", 261, COUNT, MEMBER(max_connections), 1, 1000000},
+    {"max-fetches", 262, COUNT, MEMBER(max_fetches), 1, 100000},
+    {"max-line", 263, COUNT, MEMBER(max_line), 1, 2097152},
+    {"max-body", 264, COUNT, MEMBER(max_body), 1, 1073741824},
+    {"stack-size", 265, COUNT, MEMBER(stack_kib), 64, 1048576},
+    {"cacert", 266, TEXT, MEMBER(cacert), 0, 0},
+    {"verbose", 'v', FLAG, MEMBER(verbose), 0, 0},
+    {"help", 'h', HELP, 0, 0, 0},
+    {"version", 'V', SHOW_VERSION, 0, 0, 0},
+};
+enum { SETTINGS = sizeof settings / sizeof settings[0] };
+
+/* Parses a number, with decimals only where it is one of seconds, which are
+ * kept in milliseconds. Says what is wrong with it, if anything is. */
+static bool parse_number(const struct setting *setting, const char *text,
+                         long *value)
 {
-    errno = 0;
-    long number = strtol(text, NULL, 10);
-    if (text[0] != '\0' && text[strspn(text, "0123456789")] == '\0' &&
-        errno == 0 && number >= min && number <= max) {
-        *value = number;
+    bool seconds = setting->kind == SECONDS;
+    const char *digits = seconds ? "0123456789." : "0123456789";
+    char *end;
+    double number = strtod(text, &end);
+
+    if (end != text && *end == '\0' && text[strspn(text, digits)] == '\0' &&
+        number >= setting->min && number <= setting->max) {
+        *value = (long)(seconds ? number * 1000 + 0.5 : number);
         return true;
     }
-    log_line("--%s: '%s' is not a whole number from %ld to %ld", option, text,
-             min, max);
+    log_line("--%s: '%s' is not a %s from %.10g to %.10g", setting->name, text,
+             seconds ? "number of seconds" : "whole number", setting->min,
+             setting->max);
     return false;
 }
 
-/* Parses seconds, such as 10 or 0.5, into milliseconds, the same way. */
-static bool parse_seconds(const char *option, const char *text, double min,
-                          long *ms)
+/* Sets what the option stands for. Returns whether its argument will do; if
+ * not, it has said why. */
+static bool apply(const struct setting *setting, struct options *options,
+                  const char *argument)
 {
-    const double max = 86400;
-    char *end;
-    double seconds = strtod(text, &end);
+    void *member = (char *)options + setting->offset;
+    char host[HOST_SIZE];
+    const char *port;
 
-    if (text[0] != '\0' && text[strspn(text, "0123456789.")] == '\0' &&
-        *end == '\0' && seconds >= min && seconds <= max) {
-        *ms = (long)(seconds * 1000 + 0.5);
+    switch (setting->kind) {
+    case COUNT:
+    case SECONDS:
+        return parse_number(setting, argument, member);
+    case FLAG:
+        *(bool *)member = true;
         return true;
+    case ADDRESS:
+        if (!split_address(argument, host, &port)) {
+            log_line("--%s: '%s' is not HOST:PORT with a port from 0 to 65535",
+                     setting->name, argument);
+            return false;
+        }
+        break;
+    default:
+        break;
     }
-    log_line("--%s: '%s' is not a number of seconds from %g to %g", option,
-             text, min, max);
-    return false;
+    *(const char **)member = argument;
+    return true;
 }
 
 /* Sets the defaults and then what the arguments say. Returns -1 to go on, or
  * the status to exit with. */
 static int parse_options(int argc, char **argv, struct options *options)
 {
-    enum {
-        NO_KEEPALIVE = UCHAR_MAX + 1,
-        TIMEOUT,
-        CONNECT_TIMEOUT,
-        LINE_TIMEOUT,
-        IDLE_TIMEOUT,
-        CONNECTIONS,
-        FETCHES,
-        LINE,
-        BODY,
-        STACK_SIZE,
-        CACERT
-    };
-    static const struct option names[] = {
-        {"listen", required_argument, NULL, 'l'},
-        {"upstream", required_argument, NULL, 'u'},
-        {"echo", no_argument, NULL, 'e'},
-        {"no-keepalive", no_argument, NULL, NO_KEEPALIVE},
-        {"timeout", required_argument, NULL, TIMEOUT},
-        {"connect-timeout", required_argument, NULL, CONNECT_TIMEOUT},
-        {"line-timeout", required_argument, NULL, LINE_TIMEOUT},
-        {"idle-timeout", required_argument, NULL, IDLE_TIMEOUT},
-        {"max-connections", required_argument, NULL, CONNECTIONS},
-        {"max-fetches", required_argument, NULL, FETCHES},
-        {"max-line", required_argument, NULL, LINE},
-        {"max-body", required_argument, NULL, BODY},
-        {"stack-size", required_argument, NULL, STACK_SIZE},
-        {"cacert", required_argument, NULL, CACERT},
-        {"verbose", no_argument, NULL, 'v'},
-        {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'V'},
-        {0},
-    };
-    const double soon = 0.001; /* seconds, the shortest timeout */
-    char host[HOST_SIZE];
-    const char *port;
-    bool ok = true;
-    int index = 0;
+    struct option names[SETTINGS + 1] = {0};
 
+    for (int i = 0; i < SETTINGS; i++) {
+        bool bare = settings[i].kind == FLAG || settings[i].kind >= HELP;
+        names[i] = (struct option){settings[i].name,
+                                   bare ? no_argument : required_argument,
+                                   NULL, settings[i].letter};
+    }
     *options = (struct options){
         .listen = "127.0.0.1:8080",
         .upstream = "http://127.0.0.1:8081/arrpi.php",
-        .keepalive = true,
         .timeout_ms = 10000,
         .connect_timeout_ms = 3000,
         .line_timeout_ms = 60000,
@@ -1199,78 +1217,25 @@ static int parse_options(int argc, char **argv, struct options *options)
         .max_body = 1048576,
         .stack_kib = 128,
     };
-    while (ok) {
-        int option = getopt_long(argc, argv, "l:u:evhV", names, &index);
-        const char *name = names[index].name;
-
-        switch (option) {
-        case -1:
-            if (optind == argc)
-                return -1;
+    for (;;) {
+        int letter = getopt_long(argc, argv, "l:u:evhV", names, NULL);
+        if (letter == -1 && optind == argc)
+            return -1;
+        if (letter == -1)
             log_line("unexpected argument '%s'", argv[optind]);
-            ok = false;
+        int i = 0;
+        while (i < SETTINGS && settings[i].letter != letter)
+            i++;
+        if (i == SETTINGS) /* getopt_long has said why, or the lines above */
             break;
-        case 'l':
-            options->listen = optarg;
-            ok = split_address(optarg, host, &port);
-            if (!ok)
-                log_line("--listen: '%s' is not HOST:PORT with a port from 0 "
-                         "to 65535",
-                         optarg);
+        if (settings[i].kind == HELP)
+            return fputs(usage, stdout) < 0 || fflush(stdout) != 0;
+        if (settings[i].kind == SHOW_VERSION)
+            return printf("threadecho %s, %s\n", VERSION, fetch_library()) <
+                       0 ||
+                   fflush(stdout) != 0;
+        if (!apply(&settings[i], options, optarg))
             break;
-        case 'u':
-            options->upstream = optarg;
-            break;
-        case 'e':
-            options->echo = true;
-            break;
-        case NO_KEEPALIVE:
-            options->keepalive = false;
-            break;
-        case TIMEOUT:
-            ok = parse_seconds(name, optarg, soon, &options->timeout_ms);
-            break;
-        case CONNECT_TIMEOUT:
-            ok = parse_seconds(name, optarg, soon,
-                               &options->connect_timeout_ms);
-            break;
-        case LINE_TIMEOUT:
-            ok = parse_seconds(name, optarg, soon, &options->line_timeout_ms);
-            break;
-        case IDLE_TIMEOUT:
-            ok = parse_seconds(name, optarg, 0, &options->idle_timeout_ms);
-            break;
-        case CONNECTIONS:
-            ok = parse_number(name, optarg, 1, 1000000,
-                              &options->max_connections);
-            break;
-        case FETCHES:
-            ok = parse_number(name, optarg, 1, 100000, &options->max_fetches);
-            break;
-        case LINE:
-            ok = parse_number(name, optarg, 1, 2097152, &options->max_line);
-            break;
-        case BODY:
-            ok = parse_number(name, optarg, 1, 1073741824, &options->max_body);
-            break;
-        case STACK_SIZE:
-            ok = parse_number(name, optarg, 64, 1048576, &options->stack_kib);
-            break;
-        case CACERT:
-            options->cacert = optarg;
-            break;
-        case 'v':
-            options->verbose = true;
-            break;
-        case 'h':
-            fputs(usage, stdout);
-            return fflush(stdout) == 0 ? 0 : 1;
-        case 'V':
-            printf("threadecho %s, %s\n", VERSION, fetch_library());
-            return fflush(stdout) == 0 ? 0 : 1;
-        default:
-            ok = false; /* getopt_long has said why */
-        }
     }
     fputs("Try threadecho --help.\n", stderr);
     return 2;
@@ -1299,7 +1264,7 @@ static int start(struct server *server, char *bound)
             .connect_timeout_ms = options->connect_timeout_ms,
             .max_body = (size_t)options->max_body,
             .max_handles = (unsigned)options->max_fetches,
-            .keepalive = options->keepalive,
+            .keepalive = !options->no_keepalive,
         };
         const char *error;
         server->fetcher = fetcher_create(&fetch_options, &error);
@@ -1334,7 +1299,15 @@ int main(int argc, char **argv)
     };
     char bound[ADDRESS_SIZE];
     pthread_t signals;
+    int fd;
 
+    /* With a standard stream closed, a socket would get its number and, as
+     * likely as not, the log. */
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0)
+        close(fd);
     setvbuf(stderr, NULL, _IOLBF, BUFSIZ); /* a line is one write */
     int status = parse_options(argc, argv, &server.options);
     if (status >= 0)
@@ -1364,8 +1337,9 @@ int main(int argc, char **argv)
     log_summary(&server);
     if (left > 0)
         _exit(0); /* threads are still using what would be freed */
-    pthread_cancel(signals);
-    pthread_join(signals, NULL);
+    atomic_store(&server.ended, true);
+    if (pthread_kill(signals, SIGUSR1) == 0)
+        pthread_join(signals, NULL);
     fetcher_destroy(server.fetcher);
     return 0;
 }

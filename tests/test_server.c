@@ -168,8 +168,8 @@ END_TEST
  * own sizes and around them, and the memory stays within the limit. */
 START_TEST(test_read_line_holds_the_limit_in_bounded_memory)
 {
-    static const size_t limits[] = {1,    2,    1021, 1022, 1023, 1024,
-                                    1025, 2047, 2048, 5000, 65536};
+    static const size_t limits[] = {1,   2,    509,  510,  511,  512,
+                                    513, 1023, 1024, 5000, 65536};
     size_t limit = limits[_i];
     size_t len = 4 * limit + 6;
     char *input = malloc(len);
@@ -329,7 +329,7 @@ START_TEST(test_options_have_the_documented_defaults)
     ck_assert_str_eq(options.upstream, "http://127.0.0.1:8081/arrpi.php");
     ck_assert_ptr_null(options.cacert);
     ck_assert(!options.echo);
-    ck_assert(options.keepalive);
+    ck_assert(!options.no_keepalive);
     ck_assert(!options.verbose);
     ck_assert_int_eq(options.timeout_ms, 10000);
     ck_assert_int_eq(options.connect_timeout_ms, 3000);
@@ -408,7 +408,7 @@ START_TEST(test_options_switch_what_they_name)
     ck_assert_int_eq(parse(&options, "-e", "-v", "--no-keepalive"), -1);
     ck_assert(options.echo);
     ck_assert(options.verbose);
-    ck_assert(!options.keepalive);
+    ck_assert(options.no_keepalive);
     ck_assert_int_eq(
         parse(&options, "-l[::1]:0", "-uhttp://x/", "--cacert=ca.pem"), -1);
     ck_assert_str_eq(options.listen, "[::1]:0");
