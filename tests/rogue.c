@@ -8,6 +8,7 @@
 #include "rogue.h"
 
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
@@ -525,6 +526,11 @@ static char *read_head(struct conn *c)
             }
             c->in = grown;
             c->in_size = size;
+        }
+        if (c->in_len > 0 && !isalpha((unsigned char)c->in[0])) {
+            /* TLS, most likely. */
+            (void)put_string(c, "HTTP/1.1 400 Bad Request\r\n\r\n");
+            return NULL;
         }
         if (!await(c, POLLIN, -1)) {
             return NULL;

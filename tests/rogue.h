@@ -59,6 +59,9 @@
  *   /huge-chunked     chunked,
  *   /huge-unsized     or until the close
  *   /packed           Content-Encoding: gzip, see rogue_packed()
+ *
+ * What does not begin with a letter gets 400 and a close, as TLS does from
+ * many a server.
  */
 
 struct rogue;
