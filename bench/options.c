@@ -108,11 +108,18 @@ const char *format_address(const struct address *address,
     return text;
 }
 
-uint64_t raise_descriptor_limit(void)
+uint64_t raise_descriptor_limit(uint64_t want)
 {
     struct rlimit limit;
     if (getrlimit(RLIMIT_NOFILE, &limit) != 0) {
         return 0;
+    }
+    if (limit.rlim_max < want) {
+        struct rlimit more = {.rlim_cur = want, .rlim_max = want};
+        /* Only a privileged process may; another is none the worse for it. */
+        if (setrlimit(RLIMIT_NOFILE, &more) == 0) {
+            return want;
+        }
     }
     rlim_t before = limit.rlim_cur;
     limit.rlim_cur = limit.rlim_max;

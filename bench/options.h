@@ -47,10 +47,10 @@ const char *format_address(const struct address *address,
                            char text[ADDRESS_TEXT]);
 
 /*
- * Raise the soft limit on descriptors to the hard one. Returns how many
- * descriptors the process may now have.
+ * Raise the soft limit on descriptors to the hard one, and where it may, the
+ * hard one to want. Returns how many descriptors the process may now have.
  */
-uint64_t raise_descriptor_limit(void);
+uint64_t raise_descriptor_limit(uint64_t want);
 
 /*
  * Make sure that what went to stdout arrived, as a full disk shows no earlier

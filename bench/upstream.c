@@ -502,7 +502,7 @@ int main(int argc, char **argv)
     struct sigaction ignore = {.sa_handler = SIG_IGN};
 
     LIST_INIT(&upstream.delayed);
-    (void)raise_descriptor_limit();
+    (void)raise_descriptor_limit(0);
     /* A client that goes away must cost its connection only. */
     if (sigaction(SIGPIPE, &ignore, NULL) != 0) {
         perror("upstream: cannot ignore SIGPIPE");
