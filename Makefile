@@ -3,6 +3,8 @@
 # make            threadecho, and the upstream that it is tried with
 # make check      the test suites; make asan, make tsan: under sanitizers
 # make lint       format, clang-tidy, cppcheck, shellcheck, the manual
+# make demo       build, and show a conversation
+# make bench      the programs of the measuring kit
 # make install    the program and its manual, under DESTDIR and prefix
 
 prefix = /usr/local
@@ -21,26 +23,75 @@ PROGRAM = threadecho
 
 WARNINGS = -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes \
 	-Wmissing-prototypes
-REQUIRED = -std=c11 -D_GNU_SOURCE -pthread $(WARNINGS) -MMD -MP
+REQUIRED = -std=c11 -D_POSIX_C_SOURCE=200809L -pthread $(WARNINGS) -MMD -MP
 COMPILE = $(CC) $(CPPFLAGS) $(CFLAGS) $(REQUIRED)
-LINK = $(CC) $(CFLAGS) $(LDFLAGS) -pthread
+LINK = $(CC) $(CFLAGS) $(LDFLAGS) -pthread -o $@ $^
 
 # $(call pkg,--libs,NAME): what pkg-config says, or one line that helps.
 pkg = $(if $(shell $(PKG_CONFIG) --exists $(2) && echo found),$(shell \
 	$(PKG_CONFIG) $(1) $(2)),$(error $(2) is missing: run \
-	scripts/install-deps))
+	scripts/install-deps $(3)))
 
 .PHONY: all
 all: $(PROGRAM) $(BUILD)/upstream
 
 $(PROGRAM): $(BUILD)/server.o $(BUILD)/fetch.o
-	$(LINK) -o $@ $^ $(call pkg,--libs,libcurl)
+	$(LINK) $(call pkg,--libs,libcurl)
 
-$(BUILD)/upstream: $(BUILD)/bench/upstream.o $(BUILD)/bench/options.o
-	$(LINK) -o $@ $^ $(call pkg,--libs,libevent)
+$(BUILD)/server.o $(BUILD)/fetch.o: private REQUIRED += \
+	$(call pkg,--cflags,libcurl)
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
 	$(COMPILE) -c -o $@ $<
 
--include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)
+# The measuring kit.
+
+KIT = $(addprefix $(BUILD)/,upstream load)
+PEERS = $(addprefix $(BUILD)/peers/,bare)
+
+.PHONY: bench
+bench: $(PROGRAM) $(KIT) $(PEERS)
+
+$(BUILD)/upstream: $(addprefix $(BUILD)/bench/,upstream.o options.o)
+	$(LINK) $(call pkg,--libs,libevent)
+
+$(BUILD)/load: $(addprefix $(BUILD)/bench/,load.o drive.o lines.o samples.o \
+		options.o)
+	$(LINK)
+
+$(BUILD)/peers/bare: $(addprefix $(BUILD)/bench/peers/,bare.o peer.o)
+	@mkdir -p $(@D)
+	$(LINK)
+
+# The tests: each tests/test_NAME.c is a program.
+
+TESTS = $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+TEST_PARTS = $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/test_%.c \
+	tests/shim.c,$(wildcard tests/*.c)))
+
+.PHONY: check
+check: all bench $(TESTS)
+	tests/run $(BUILD) $(PROGRAM) $(TESTS)
+
+$(TESTS): $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_PARTS) \
+		$(BUILD)/fetch.o
+	$(LINK) $(call pkg,--libs,check,check) $(call pkg,--libs,libcurl)
+
+$(BUILD)/tests/%.o: private REQUIRED += $(call pkg,--cflags,check,check) \
+	$(call pkg,--cflags,libcurl)
+
+.PHONY: asan tsan
+asan:
+	$(MAKE) BUILD=build/asan PROGRAM=build/asan/threadecho \
+		CFLAGS='-O1 -g -fno-omit-frame-pointer \
+		-fsanitize=address,undefined -fno-sanitize-recover=all' check
+tsan:
+	$(MAKE) BUILD=build/tsan PROGRAM=build/tsan/threadecho \
+		CFLAGS='-O1 -g -fsanitize=thread' check
+
+.PHONY: clean
+clean:
+	rm -rf build threadecho
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

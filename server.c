@@ -6,6 +6,7 @@
  *
  * SPDX-License-Identifier: MIT
  */
+#define _GNU_SOURCE /* accept4, pipe2 */
 #include "fetch.h"
 
 #include <errno.h>

@@ -4,6 +4,7 @@
  *
  * SPDX-License-Identifier: MIT
  */
+#define _GNU_SOURCE /* as server.c */
 #include <poll.h>
 #include <sys/socket.h>
 
