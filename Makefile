@@ -90,6 +90,44 @@ tsan:
 	$(MAKE) BUILD=build/tsan PROGRAM=build/tsan/threadecho \
 		CFLAGS='-O1 -g -fsanitize=thread' check
 
+# Everything that is read rather than run.
+
+SOURCES = $(wildcard *.c bench/*.c bench/peers/*.c tests/*.c)
+HEADERS = $(wildcard *.h bench/*.h bench/peers/*.h tests/*.h)
+SCRIPTS = $(shell grep -lE '^\#!.*sh$$' scripts/* bench/* tests/* .ci/* \
+	2>/dev/null)
+LINT_FLAGS = -std=c11 -D_POSIX_C_SOURCE=200809L $(call pkg,--cflags,\
+	libcurl libevent check,build check)
+# cppcheck does not look for system headers; this one's macros it must know.
+QUEUE_H = $(shell echo '\#include <sys/queue.h>' | $(CC) -xc -M - | \
+	tr ' ' '\n' | grep queue.h)
+
+.PHONY: lint
+lint:
+	clang-format --dry-run --Werror $(SOURCES) $(HEADERS)
+	printf '%s\n' $(SOURCES) | xargs -n 4 -P 2 sh -c \
+		'clang-tidy --quiet "$$@" -- $(LINT_FLAGS) 2>/dev/null' sh
+	cppcheck --quiet --std=c11 --library=posix --error-exitcode=1 \
+		--enable=warning,performance,portability --inline-suppr \
+		--suppress=missingIncludeSystem --include=$(QUEUE_H) \
+		$(SOURCES)
+	shellcheck $(SCRIPTS)
+	mandoc -Tlint -Wwarning docs/threadecho.1
+	tests/check-manual
+
+.PHONY: demo
+demo:
+	scripts/demo
+
+.PHONY: install uninstall
+install: $(PROGRAM)
+	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(man1dir)
+	$(INSTALL) $(PROGRAM) $(DESTDIR)$(bindir)/threadecho
+	$(INSTALL) -m 644 docs/threadecho.1 $(DESTDIR)$(man1dir)/threadecho.1
+uninstall:
+	rm -f $(DESTDIR)$(bindir)/threadecho \
+		$(DESTDIR)$(man1dir)/threadecho.1
+
 .PHONY: clean
 clean:
 	rm -rf build threadecho

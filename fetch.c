@@ -62,6 +62,8 @@ struct fetcher {
 
 bool buffer_append(struct buffer *buffer, const void *data, size_t len)
 {
+    if (len == 0)
+        return true;
     if (len > buffer->size - buffer->len) {
         size_t size = buffer->size > 0 ? buffer->size : 64;
         while (size - buffer->len < len)

@@ -573,10 +573,10 @@ static void *connection_thread(void *arg)
     bool verbose = connection->server->options.verbose;
 
     if (verbose) {
-        struct sockaddr_storage address;
+        struct sockaddr_storage address = {.ss_family = AF_UNSPEC};
         socklen_t len = sizeof address;
         if (getpeername(fd, (struct sockaddr *)&address, &len) != 0)
-            address.ss_family = AF_UNSPEC;
+            len = 0; /* gone already: described as unknown */
         describe_address(&address, len, connection->peer);
         log_line("%s: connected", connection->peer);
     }
@@ -633,7 +633,7 @@ static int open_listener(const char *listen_on, char *bound)
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
                              .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
     struct addrinfo *found;
-    struct sockaddr_storage address;
+    struct sockaddr_storage address = {.ss_family = AF_UNSPEC};
     socklen_t len = sizeof address;
 
     int error = EAI_NONAME;
@@ -676,14 +676,16 @@ struct thread_limit {
 /* Reads a number from a file of the kernel; -1 when it holds none. */
 static long long read_number(const char *path)
 {
-    long long value = -1;
+    char text[32] = "";
+    char *end = text;
     FILE *file = fopen(path, "re");
     if (file == NULL)
         return -1;
-    if (fscanf(file, "%lld", &value) != 1)
-        value = -1; /* "max" */
+    long long value = -1;
+    if (fgets(text, sizeof text, file) != NULL)
+        value = strtoll(text, &end, 10);
     fclose(file);
-    return value;
+    return end == text ? -1 : value; /* it may say "max" */
 }
 
 /* Finds the limit that leaves room for the fewest threads. */

@@ -91,7 +91,7 @@ static size_t transcribe(struct reader *reader, char *out, size_t size)
     return len;
 }
 
-#define BYTES(literal) literal, sizeof literal - 1
+#define BYTES(literal) (literal), sizeof(literal) - 1
 
 /* Limit 8 throughout. */
 static const struct {
