@@ -91,16 +91,16 @@ struct reader {
     size_t end;              /* and not yet returned */
     size_t scanned;          /* so many of these are known to hold no LF */
     long long line_deadline; /* of the line begun, 0 when none is */
-    bool discarding;         /* the rest of a line that had its reply */
-    bool overdue;            /* a line was not complete in time */
-    bool finished;           /* nothing more is read */
+    const atomic_bool *stopping; /* whether the end of the input is ours */
+    bool discarding;             /* the rest of a line that had its reply */
+    bool overdue;                /* a line was not complete in time */
+    bool finished;               /* nothing more is read */
 };
 
 struct line {
     const char *text; /* in the reader, until the next read_line */
     size_t len;
     unsigned reason; /* FETCH_OK, or why the line cannot be served */
-    bool complete;   /* ended by LF, not by the end of the input */
 };
 
 struct connection {
@@ -211,13 +211,13 @@ static bool make_room(struct reader *reader)
         size_t longest = reader->limit + strlen("\r\n");
         size = size * 2 < longest ? size * 2 : longest;
     }
-    if (size == reader->size)
-        return true;
-    char *data = realloc(reader->data, size);
-    if (data == NULL)
-        return false;
-    reader->data = data;
-    reader->size = size;
+    if (size != reader->size) {
+        char *data = realloc(reader->data, size);
+        if (data == NULL) /* is there room all the same? */
+            return reader->end < reader->size;
+        reader->data = data;
+        reader->size = size;
+    }
     return true;
 }
 
@@ -308,7 +308,7 @@ static bool read_line(struct reader *reader, struct line *line)
             }
             if (len > 0 && text[len - 1] == '\r')
                 len--;
-            *line = (struct line){.text = text, .len = len, .complete = true};
+            *line = (struct line){.text = text, .len = len};
             if (len > reader->limit)
                 line->reason = LINE_TOO_LONG;
             return true;
@@ -339,7 +339,9 @@ static bool read_line(struct reader *reader, struct line *line)
         case END_OF_INPUT:
             reader->finished = true;
             if (len > 0 && !reader->discarding)
-                return cut_line(reader, line, FETCH_OK);
+                return cut_line(reader, line,
+                                atomic_load(reader->stopping) ? SERVER_STOPPING
+                                                              : FETCH_OK);
             break;
         case CONNECTION_LOST:
             reader->finished = true;
@@ -431,10 +433,26 @@ static bool write_all(int fd, const char *data, size_t len)
     }
 }
 
-/* Reads a line, fetches, writes the reply: until the client has no more. */
-static void serve_connection(struct connection *connection)
+/* Counts a request. This comes before its reply is sent, so that who has the
+ * reply finds it in the summary. */
+static void count_request(struct connection *connection, unsigned reason)
 {
     struct server *server = connection->server;
+
+    connection->lines++;
+    atomic_fetch_add(&server->requests, 1);
+    if (reason == FETCH_OK)
+        return;
+    atomic_fetch_add(&server->errors[reason], 1);
+    if (server->options.verbose)
+        log_line("%s: line %lu: %s", connection->peer, connection->lines,
+                 reason_text(reason));
+}
+
+/* Reads a line, fetches, writes the reply, until the client has no more. */
+static void serve_connection(struct connection *connection)
+{
+    struct fetcher *fetcher = connection->server->fetcher;
     struct buffer *reply = &connection->reply;
     struct line line;
 
@@ -442,26 +460,14 @@ static void serve_connection(struct connection *connection)
         unsigned reason = line.reason;
         long http_status = 0;
 
-        if (!line.complete && reason == FETCH_OK &&
-            atomic_load(&server->stopping))
-            reason = SERVER_STOPPING; /* it was us who ended the input */
         begin_reply(reply);
-        if (reason == FETCH_OK && server->fetcher != NULL)
-            reason = fetch(server->fetcher, line.text, line.len, reply,
-                           &http_status);
+        if (reason == FETCH_OK && fetcher != NULL)
+            reason = fetch(fetcher, line.text, line.len, reply, &http_status);
         else if (reason == FETCH_OK &&
                  !buffer_append(reply, line.text, line.len))
             reason = FETCH_NO_MEMORY;
         finish_reply(reply, reason, http_status);
-
-        /* Counted first: who has the reply finds it in the summary. */
-        atomic_fetch_add(&server->requests, 1);
-        if (reason != FETCH_OK)
-            atomic_fetch_add(&server->errors[reason], 1);
-        connection->lines++;
-        if (server->options.verbose && reason != FETCH_OK)
-            log_line("%s: line %lu: %.*s", connection->peer, connection->lines,
-                     (int)reply->len - 1, reply->data);
+        count_request(connection, reason);
         if (!write_all(connection->fd, reply->data, reply->len))
             return;
         shrink_reply(reply);
@@ -530,6 +536,7 @@ static struct connection *make_connection(struct server *server, int fd)
         .limit = (size_t)options->max_line,
         .line_timeout_ms = options->line_timeout_ms,
         .idle_timeout_ms = options->idle_timeout_ms,
+        .stopping = &server->stopping,
         .data = malloc(READ_SIZE),
         .size = READ_SIZE,
     };

@@ -54,18 +54,21 @@ static int scripted_poll(struct pollfd *fds, nfds_t count, int timeout)
     return 1;
 }
 
+static atomic_bool stopping;
+
 static struct reader make_reader(size_t limit)
 {
     struct reader reader = {.limit = limit,
                             .line_timeout_ms = 60000,
+                            .stopping = &stopping,
                             .data = malloc(READ_SIZE),
                             .size = READ_SIZE};
     ck_assert_ptr_nonnull(reader.data);
     return reader;
 }
 
-/* Reads every line and writes down what came: <text> for a line, <text~ for
- * one that the end of the input cut off, <!reason> for one not served. */
+/* Reads every line and writes down what came: <text> for a line, and
+ * <!reason> for one that is not served. */
 static size_t transcribe(struct reader *reader, char *out, size_t size)
 {
     struct line line;
@@ -86,10 +89,26 @@ static size_t transcribe(struct reader *reader, char *out, size_t size)
         len += strlen(mark);
         memcpy(out + len, text, text_len);
         len += text_len;
-        out[len++] = line.complete || line.reason != FETCH_OK ? '>' : '~';
+        out[len++] = '>';
     }
     return len;
 }
+
+START_TEST(test_read_line_does_not_serve_half_a_line_when_stopping)
+{
+    struct reader reader = make_reader(8);
+    char lines[64];
+
+    script.data = "one\ntw";
+    script.len = 6;
+    script.piece = 6;
+    atomic_store(&stopping, true);
+    size_t len = transcribe(&reader, lines, sizeof lines);
+    lines[len] = '\0';
+    ck_assert_str_eq(lines, "<one><!server stopping>");
+    free(reader.data);
+}
+END_TEST
 
 #define BYTES(literal) (literal), sizeof(literal) - 1
 
@@ -106,10 +125,10 @@ static const struct {
     {BYTES("one\ntwo\n"), BYTES("<one><two>")},
     {BYTES("one\n\n\ntwo\n"), BYTES("<one><><><two>")},
     /* The end of the input ends a line, but not an empty one. */
-    {BYTES("one"), BYTES("<one~")},
-    {BYTES("one\ntwo"), BYTES("<one><two~")},
-    {BYTES("\r"), BYTES("<\r~")},
-    {BYTES("one\r"), BYTES("<one\r~")},
+    {BYTES("one"), BYTES("<one>")},
+    {BYTES("one\ntwo"), BYTES("<one><two>")},
+    {BYTES("\r"), BYTES("<\r>")},
+    {BYTES("one\r"), BYTES("<one\r>")},
     /* One CR before the LF goes, any other is data. */
     {BYTES("one\r\n"), BYTES("<one>")},
     {BYTES("\r\n"), BYTES("<>")},
@@ -123,7 +142,7 @@ static const struct {
     /* The limit counts what is served, not the line break. */
     {BYTES("12345678\n"), BYTES("<12345678>")},
     {BYTES("12345678\r\n"), BYTES("<12345678>")},
-    {BYTES("12345678"), BYTES("<12345678~")},
+    {BYTES("12345678"), BYTES("<12345678>")},
     {BYTES("1234567\r\r\n"), BYTES("<1234567\r>")},
     {BYTES("123456789\n"), BYTES("<!line too long>")},
     {BYTES("123456789\r\n"), BYTES("<!line too long>")},
@@ -134,7 +153,7 @@ static const struct {
     {BYTES("123456789\none\n"), BYTES("<!line too long><one>")},
     {BYTES("1234567890abcdef0123456789abcdef\none\n"),
      BYTES("<!line too long><one>")},
-    {BYTES("1234567890\r\r\n\none"), BYTES("<!line too long><><one~")},
+    {BYTES("1234567890\r\r\n\none"), BYTES("<!line too long><><one>")},
     {BYTES("123456789\n123456789\none\n"),
      BYTES("<!line too long><!line too long><one>")},
     {BYTES("one\n1234567890abcdef0123456789abcdef"),
@@ -482,6 +501,8 @@ static TCase *reader_tests(void)
     tcase_add_loop_test(
         tests, test_read_line_holds_the_limit_in_bounded_memory, 0, 11);
     tcase_add_test(tests, test_read_line_shrinks_after_a_long_line);
+    tcase_add_test(tests,
+                   test_read_line_does_not_serve_half_a_line_when_stopping);
     return tests;
 }
 
