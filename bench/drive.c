@@ -3,7 +3,6 @@
  * One thread, epoll, and as few system calls as can be: a request costs one
  * recv and one send, and a share of one epoll_pwait2.
  */
-#define _GNU_SOURCE
 #include "drive.h"
 #include "lines.h"
 

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <event2/buffer.h>
+#include <event2/bufferevent.h>
 #include <event2/event.h>
 #include <event2/event_struct.h>
 #include <event2/http.h>
@@ -181,11 +182,30 @@ static int make_answer(const struct options *options,
     return options->status;
 }
 
-/* Send the answer that is already in the request's body. */
+/*
+ * Send the answer that is already in the request's body. evhttp would first
+ * ask epoll whether the socket is writable; as it nearly always is, write at
+ * once and have evhttp finish the request. Whatever does not go out, be it for
+ * an error, is left to evhttp.
+ */
 static void send_answer(struct evhttp_request *request, int status)
 {
-    const char *reason = status == HTTP_OK ? "OK" : NULL;
-    evhttp_send_reply(request, status, reason, NULL);
+    struct evhttp_connection *connection =
+        evhttp_request_get_connection(request);
+    /* Frees the request if the connection has gone. */
+    evhttp_send_reply(request, status, NULL, NULL);
+    if (connection == NULL) {
+        return;
+    }
+    struct bufferevent *bufferevent =
+        evhttp_connection_get_bufferevent(connection);
+    struct evbuffer *output = bufferevent_get_output(bufferevent);
+    (void)evbuffer_unfreeze(output, 1);
+    (void)evbuffer_write(output, bufferevent_getfd(bufferevent));
+    (void)evbuffer_freeze(output, 1);
+    if (evbuffer_get_length(output) == 0) {
+        bufferevent_trigger(bufferevent, EV_WRITE, 0);
+    }
 }
 
 /*
@@ -300,7 +320,8 @@ static bool create_server(struct upstream *upstream)
     }
     /* The precise timer sees to it that 5 ms are not rounded up to 6. */
     if (event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK |
-                                          EVENT_BASE_FLAG_PRECISE_TIMER) ==
+                                          EVENT_BASE_FLAG_PRECISE_TIMER |
+                                          EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST) ==
         0) {
         upstream->base = event_base_new_with_config(config);
     }
