@@ -90,7 +90,7 @@ struct driver {
     uint64_t waiting;    /* of those, not yet sent, on open connections */
     uint32_t turn;       /* one by one: whose line it is */
     bool granted;        /* and that it may be sent */
-    bool stopped;        /* no further line is sent */
+    bool stopped;        /* no further line may be sent, or none yet */
     bool window_over;
     bool out_of_memory;
     bool stdin_ended;
@@ -249,16 +249,16 @@ static void lose_connection(struct driver *driver,
                             struct connection *connection,
                             enum failure failure)
 {
-    bool overtaken = false;
+    bool later_answered = false;
     if (connection->head == connection->next) {
         count_failure(driver, failure);
     }
     for (uint64_t i = connection->next; i > connection->head; i--) {
         if (slot(driver, connection, i - 1)->answered) {
-            overtaken = true;
+            later_answered = true;
             continue;
         }
-        count_failure(driver, overtaken ? FAILED_DROPPED : failure);
+        count_failure(driver, later_answered ? FAILED_DROPPED : failure);
         driver->in_flight_count--;
     }
     connection->head = connection->next;
@@ -390,7 +390,18 @@ static void settle(struct driver *driver, struct connection *connection,
     }
 }
 
-/* A line got its own reply. Keep the latency if that was its turn. */
+/* Tell whether a later line of the connection was answered already. */
+static bool overtaken(const struct driver *driver,
+                      const struct connection *connection, uint64_t number)
+{
+    uint64_t i = connection->early > 0 ? number + 1 : connection->next;
+    while (i < connection->next && !slot(driver, connection, i)->answered) {
+        i++;
+    }
+    return i < connection->next;
+}
+
+/* A line got its own reply. Keep the latency unless it came too late. */
 static void take_right(struct driver *driver, struct connection *connection,
                        uint64_t number, uint64_t now)
 {
@@ -400,7 +411,7 @@ static void take_right(struct driver *driver, struct connection *connection,
         .latency_ns = now - line->from_ns,
         .connection = index_of(driver, connection),
     };
-    if (number == connection->head && connection->early > 0) {
+    if (overtaken(driver, connection, number)) {
         count_failure(driver, FAILED_REORDERED);
     } else {
         driver->outcome->right++;
@@ -574,13 +585,19 @@ static void end_connect(struct driver *driver, struct connection *connection)
 }
 
 /*
- * Take another loopback address for each 20,000 connections, or the ports
- * would run out. The port is chosen no sooner than connect(), which knows that
- * the same one may serve towards different servers.
+ * Towards a server on loopback, take another source address for each 20,000
+ * connections, or the ports would run out. connect() chooses the port: bind()
+ * would take one that no other connection of that address may share.
  */
-static int bind_source(int fd, uint32_t index)
+static int bind_source(const struct driver *driver, int fd, uint32_t index)
 {
+    const struct address *server = &driver->plan->server;
     int one = 1;
+    if (index < CONNECTIONS_PER_SOURCE || server->u.any.sa_family != AF_INET ||
+        ntohl(server->u.in.sin_addr.s_addr) >> IN_CLASSA_NSHIFT !=
+            IN_LOOPBACKNET) {
+        return 0;
+    }
     struct sockaddr_in source = {
         .sin_family = AF_INET,
         .sin_addr.s_addr =
@@ -605,8 +622,7 @@ static void begin_connect(struct driver *driver)
     if (connection->fd < 0 ||
         setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &one,
                    sizeof(one)) != 0 ||
-        (index >= CONNECTIONS_PER_SOURCE &&
-         bind_source(connection->fd, index) != 0)) {
+        bind_source(driver, connection->fd, index) != 0) {
         fail_connect(driver, connection, errno);
         return;
     }
@@ -832,6 +848,7 @@ static bool run(struct driver *driver)
 {
     const struct plan *plan = driver->plan;
     driver->phase = RUNNING;
+    driver->stopped = false;
     driver->start_ns = clock_ns();
     if (plan->rate <= 0 && !plan->one_by_one) {
         for (uint32_t i = 0; i < plan->connections; i++) {
@@ -920,13 +937,13 @@ static void count_lines(struct driver *driver)
     if (timed) {
         driver->warmup = FOREVER;
     } else if (plan->rate > 0 && plan->warmup_seconds > 0) {
-        driver->warmup = (uint64_t)(plan->rate * plan->warmup_seconds);
+        driver->warmup = (uint64_t)(plan->rate * plan->warmup_seconds + 0.5);
     }
     driver->total = FOREVER;
     if (plan->requests > 0 && !timed) {
         driver->total = driver->warmup + plan->requests;
     } else if (plan->rate > 0) {
-        uint64_t lines = (uint64_t)(plan->rate * plan->seconds);
+        uint64_t lines = (uint64_t)(plan->rate * plan->seconds + 0.5);
         driver->total = driver->warmup + (lines > 0 ? lines : 1);
     }
 }
@@ -950,9 +967,12 @@ static bool have_descriptors(const struct plan *plan)
 static bool prepare(struct driver *driver)
 {
     const struct plan *plan = driver->plan;
-    size_t reply_len = sizeof("echo: ") + plan->reply_size;
     size_t slots = (size_t)plan->connections * plan->depth;
-    driver->partial_size = reply_len < REASON_LEN ? REASON_LEN : reply_len;
+    /* One byte more than is right, to see when there is one. */
+    driver->partial_size = sizeof("echo: ") + plan->reply_size;
+    if (driver->partial_size < sizeof("error: ") + REASON_LEN) {
+        driver->partial_size = sizeof("error: ") + REASON_LEN;
+    }
     driver->out_size = plan->line_size + 1;
     if (driver->out_size < BUFFER_SIZE) {
         driver->out_size = BUFFER_SIZE;
@@ -1041,6 +1061,7 @@ bool drive(const struct plan *plan, struct outcome *outcome)
         .timeout_ns = to_ns(plan->timeout),
         .end_ns = FOREVER,
         .turn = plan->connections - 1,
+        .stopped = true,
     };
     *outcome = (struct outcome){0};
     count_lines(&driver);

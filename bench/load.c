@@ -16,10 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifndef VERSION
-#define VERSION "unreleased"
-#endif
-
 #define DEFAULT_SERVER "127.0.0.1:8080"
 
 enum {
@@ -335,6 +331,12 @@ static struct options parse_options(int argc, char **argv)
     return options;
 }
 
+/* Return how many lines are in flight when a closed loop is in full swing. */
+static double lines_in_flight(const struct plan *plan)
+{
+    return plan->one_by_one ? 1 : (double)plan->connections * plan->depth;
+}
+
 /* Work out *figures. False when memory is short. */
 static bool work_out(const struct plan *plan, const struct outcome *outcome,
                      struct figures *figures)
@@ -347,10 +349,8 @@ static bool work_out(const struct plan *plan, const struct outcome *outcome,
         fputs("load: out of memory\n", stderr);
         return false;
     }
-    double slots =
-        plan->one_by_one ? 1 : (double)plan->connections * plan->depth;
     figures->concurrency =
-        outcome->rate * figures->latency.mean_ns / 1e9 / slots;
+        outcome->rate * figures->latency.mean_ns / 1e9 / lines_in_flight(plan);
     double requests = outcome->rate * outcome->seconds;
     if (requests > 0) {
         figures->cpu_us =
@@ -388,8 +388,8 @@ static void print_report(const struct plan *plan,
            "p99.9 %.1f, max %.1f\n",
            latency->mean_ns / 1e3, us(latency->p50_ns), us(latency->p90_ns),
            us(latency->p99_ns), us(latency->p999_ns), us(latency->max_ns));
-    printf("concurrency %.4f of %" PRIu32 " x %" PRIu32 "\n",
-           figures->concurrency, plan->connections, plan->depth);
+    printf("concurrency %.4f of %.0f lines in flight\n", figures->concurrency,
+           lines_in_flight(plan));
     printf("own CPU     user %.3f s, system %.3f s: %.2f us per request\n",
            outcome->cpu_user, outcome->cpu_sys, figures->cpu_us);
     if (plan->rate > 0) {

@@ -11,6 +11,9 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
+/* The same as in server.c: they are released together. */
+#define VERSION "1.0.0"
+
 /* A socket address of whichever family, with the length that bind() takes. */
 struct address {
     union {

@@ -22,10 +22,6 @@
 #include <sys/queue.h>
 #include <unistd.h>
 
-#ifndef VERSION
-#define VERSION "unreleased"
-#endif
-
 #define DEFAULT_LISTEN "127.0.0.1:8081"
 
 enum {
@@ -319,10 +315,9 @@ static bool create_server(struct upstream *upstream)
         return false;
     }
     /* The precise timer sees to it that 5 ms are not rounded up to 6. */
-    if (event_config_set_flag(config, EVENT_BASE_FLAG_NOLOCK |
-                                          EVENT_BASE_FLAG_PRECISE_TIMER |
-                                          EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST) ==
-        0) {
+    if (event_config_set_flag(
+            config, EVENT_BASE_FLAG_NOLOCK | EVENT_BASE_FLAG_PRECISE_TIMER |
+                        EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST) == 0) {
         upstream->base = event_base_new_with_config(config);
     }
     event_config_free(config);
