@@ -1,0 +1,36 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""twisted_inline.py: twisted_callbacks.py with its callbacks joined into one
+generator that hands its waits to the reactor.
+Run: twisted_inline.py --listen HOST:PORT --upstream URL [--no-keepalive]
+Keep in your head: each yield lets everybody else run, and a function that
+calls such a function has to become one too.
+"""
+
+from twisted.internet import reactor
+from twisted.internet.defer import inlineCallbacks
+from twisted.python.failure import Failure
+
+from protocol import TIMEOUT, check_status, echo, error, url_for
+from twisted_lines import LineServer, read_body, reason, run, timed_out
+
+
+class Echo(LineServer):
+    @inlineCallbacks
+    def fetch(self, url):
+        response = yield self.agent.request(b"GET", url)
+        check_status(response.code)
+        return (yield read_body(response))
+
+    @inlineCallbacks
+    def answer(self, line):
+        url = url_for(self.upstream, line).encode()
+        try:
+            body = yield self.fetch(url).addTimeout(TIMEOUT, reactor,
+                                                    timed_out)
+            self.reply(echo(body))
+        except Exception:
+            self.reply(error(reason(Failure())))
+
+
+run("twisted_inline", Echo)
