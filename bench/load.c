@@ -437,7 +437,7 @@ static void write_json(FILE *file, const struct plan *plan,
 {
     char address[ADDRESS_TEXT];
     const struct latency *latency = &figures->latency;
-    fprintf(file, "{\n  \"connect\": ");
+    fprintf(file, "{\n  \"server\": ");
     write_json_string(file, format_address(&plan->server, address));
     fprintf(file,
             ",\n"
