@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The load generator's judgement on a reply and its percentiles, piece by
+ * piece.
+ */
+#include "../bench/lines.c"
+#include "../bench/samples.c"
+#include "harness.h"
+
+#include <check.h>
+
+#define COUNT(array) ((int)(sizeof(array) / sizeof((array)[0])))
+
+START_TEST(test_line_names_its_connection_and_number)
+{
+    struct lines lines;
+    char line[21];
+    ck_assert(lines_init(&lines, 20, 20));
+    write_line(&lines, 12, 34, line);
+    ck_assert_mem_eq(line, "000012-000000034", 16);
+    ck_assert_int_eq(line[20], '\n');
+    write_line(&lines, 999999, 1234567890123, line);
+    ck_assert_mem_eq(line, "999999-567890123", 16);
+    lines_free(&lines);
+}
+END_TEST
+
+/* Line number of connection 7 has the reply that is due to line other of
+ * connection from, cut or prolonged to len bytes. */
+static const struct {
+    uint64_t number;
+    uint32_t from;
+    uint64_t other;
+    size_t len;
+    enum verdict verdict;
+} VERDICTS[] = {
+    {5, 7, 5, 46, REPLY_RIGHT},
+    {5, 7, 5, 45, REPLY_PREFIX},
+    {5, 7, 5, 8, REPLY_PREFIX},
+    {5, 7, 5, 6, REPLY_PREFIX},
+    {5, 7, 5, 0, REPLY_PREFIX},
+    {5, 7, 5, 47, REPLY_WRONG},
+    {5, 7, 6, 46, REPLY_OTHER_LINE},
+    {5, 7, 4, 46, REPLY_OTHER_LINE},
+    {5, 7, 6, 45, REPLY_WRONG},
+    {5, 8, 5, 46, REPLY_MIXED_UP},
+    {5, 8, 5, 45, REPLY_WRONG},
+    {1000000000, 7, 999999999, 46, REPLY_OTHER_LINE},
+    {999999999, 7, 1000000000, 46, REPLY_OTHER_LINE},
+    {999999999, 7, 999999998, 46, REPLY_OTHER_LINE},
+    {3000000002, 7, 2999999997, 46, REPLY_OTHER_LINE},
+    {0, 7, 1, 46, REPLY_OTHER_LINE},
+};
+
+START_TEST(test_reply_is_judged)
+{
+    struct lines lines;
+    char reply[64] = "echo: ";
+    uint64_t other = 0;
+    ck_assert(lines_init(&lines, 40, 40));
+    write_line(&lines, VERDICTS[_i].from, VERDICTS[_i].other, reply + 6);
+    reply[46] = 'x';
+    ck_assert_int_eq(judge_reply(&lines, 7, VERDICTS[_i].number, reply,
+                                 VERDICTS[_i].len, &other),
+                     VERDICTS[_i].verdict);
+    if (VERDICTS[_i].verdict == REPLY_OTHER_LINE) {
+        ck_assert_uint_eq(other, VERDICTS[_i].other);
+    }
+    lines_free(&lines);
+}
+END_TEST
+
+/* No byte of a reply may differ, wherever it stands. */
+START_TEST(test_each_byte_counts)
+{
+    static const size_t REPLY_SIZES[] = {40, 25, 16, 10, 100};
+    size_t size = REPLY_SIZES[_i];
+    struct lines lines;
+    char line[41];
+    char reply[128] = "echo: ";
+    uint64_t other = 0;
+    ck_assert(lines_init(&lines, 40, size));
+    write_line(&lines, 7, 5, line);
+    for (size_t i = 0; i < size; i++) {
+        reply[6 + i] = line[i % 40];
+    }
+    ck_assert_int_eq(judge_reply(&lines, 7, 5, reply, 6 + size, &other),
+                     REPLY_RIGHT);
+    for (size_t i = 0; i < 6 + size; i++) {
+        reply[i] ^= 1;
+        ck_assert_int_ne(judge_reply(&lines, 7, 5, reply, 6 + size, &other),
+                         REPLY_RIGHT);
+        reply[i] ^= 1;
+    }
+    lines_free(&lines);
+}
+END_TEST
+
+static const struct {
+    const char *reply;
+    enum verdict verdict;
+} TEXTS[] = {
+    {"error: upstream refused", REPLY_ERROR},
+    {"error: ", REPLY_ERROR},
+    {"error:", REPLY_WRONG},
+    {"errors", REPLY_WRONG},
+    {"ech", REPLY_PREFIX},
+    {"echo", REPLY_PREFIX},
+    {"Echo: 000007-00000000", REPLY_WRONG},
+    {"echo: 000007-00000000x", REPLY_WRONG},
+    {"echo: xxxxxxxxxxxxxxxx", REPLY_WRONG},
+    {"echo: 000007-000000005", REPLY_RIGHT},
+    {"echo: 000007-000000006", REPLY_OTHER_LINE},
+    {"echo: 000008-000000005", REPLY_MIXED_UP},
+    {"echo: 000008+000000005", REPLY_WRONG},
+};
+
+START_TEST(test_text_is_judged)
+{
+    struct lines lines;
+    uint64_t other = 0;
+    ck_assert(lines_init(&lines, LINE_TAG, LINE_TAG));
+    ck_assert_int_eq(judge_reply(&lines, 7, 5, TEXTS[_i].reply,
+                                 strlen(TEXTS[_i].reply), &other),
+                     TEXTS[_i].verdict);
+    lines_free(&lines);
+}
+END_TEST
+
+/* The smallest sample that so many thousandths do not exceed. */
+static uint64_t rank_by_counting(size_t count, size_t thousandths)
+{
+    uint64_t rank = 1;
+    while (rank * 1000 < count * thousandths) {
+        rank++;
+    }
+    return rank;
+}
+
+START_TEST(test_percentiles_are_nearest_ranks)
+{
+    static const size_t COUNTS[] = {1,   2,   3,    10,   99,    100,
+                                    101, 999, 1000, 1001, 12345, 70000};
+    struct samples samples = {0};
+    struct latency latency;
+    size_t count = COUNTS[_i];
+    /* 1 to count, in another order: 7919 is a prime. */
+    for (size_t i = 0; i < count; i++) {
+        struct sample sample = {.latency_ns = i * 7919 % count + 1};
+        ck_assert(samples_add(&samples, sample));
+    }
+    ck_assert(samples_latency(&samples, &latency));
+    ck_assert_uint_eq(latency.p50_ns, rank_by_counting(count, 500));
+    ck_assert_uint_eq(latency.p90_ns, rank_by_counting(count, 900));
+    ck_assert_uint_eq(latency.p99_ns, rank_by_counting(count, 990));
+    ck_assert_uint_eq(latency.p999_ns, rank_by_counting(count, 999));
+    ck_assert_uint_eq(latency.max_ns, count);
+    ck_assert_double_eq_tol(latency.mean_ns, (double)(count + 1) / 2, 1e-6);
+    samples_free(&samples);
+}
+END_TEST
+
+START_TEST(test_no_sample_makes_no_percentile)
+{
+    struct samples samples = {0};
+    struct latency latency;
+    ck_assert(samples_latency(&samples, &latency));
+    ck_assert_uint_eq(latency.max_ns, 0);
+    samples_free(&samples);
+}
+END_TEST
+
+static Suite *lines_suite(void)
+{
+    Suite *suite = suite_create("lines");
+    TCase *replies = tcase_create("replies");
+    TCase *samples = tcase_create("samples");
+
+    tcase_add_test(replies, test_line_names_its_connection_and_number);
+    tcase_add_loop_test(replies, test_reply_is_judged, 0, COUNT(VERDICTS));
+    tcase_add_loop_test(replies, test_each_byte_counts, 0, 5);
+    tcase_add_loop_test(replies, test_text_is_judged, 0, COUNT(TEXTS));
+    suite_add_tcase(suite, replies);
+
+    tcase_add_loop_test(samples, test_percentiles_are_nearest_ranks, 0, 12);
+    tcase_add_test(samples, test_no_sample_makes_no_percentile);
+    suite_add_tcase(suite, samples);
+    return suite;
+}
+
+int main(void)
+{
+    return run_suite(lines_suite()) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

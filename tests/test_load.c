@@ -1,0 +1,1215 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The load generator: what it says of servers that do each possible thing
+ * wrong. They are scripts in this process, so it is known what went wrong.
+ */
+#include "command.h"
+#include "harness.h"
+
+#include <check.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+/*
+ * Scripted servers: each is a function in a thread that talks to the
+ * connections one after the other and blocks, for a bounded time.
+ */
+
+enum { MAX_TEXT = 64 * 1024 };
+
+struct script {
+    int listener;
+    int port;
+    pthread_t thread;
+    atomic_int count; /* whatever the script needs to know, or tells */
+};
+
+/* Waits for a connection. */
+static int next_client(const struct script *script)
+{
+    struct pollfd ready = {.fd = script->listener, .events = POLLIN};
+    struct timeval patience = {.tv_sec = PATIENCE_MS / 1000};
+    ck_assert_int_eq(poll(&ready, 1, PATIENCE_MS), 1);
+    int fd = accept(script->listener, NULL, NULL);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)),
+        0);
+    return fd;
+}
+
+/* Reads a line without its LF. False at the end of the connection. */
+static bool hear(int fd, char line[MAX_TEXT])
+{
+    size_t len = 0;
+    while (len < MAX_TEXT - 1) {
+        /* Look first, so that nothing behind the line is taken. */
+        ssize_t there = recv(fd, line + len, MAX_TEXT - 1 - len, MSG_PEEK);
+        if (there <= 0) {
+            return false;
+        }
+        const char *end = memchr(line + len, '\n', (size_t)there);
+        size_t take =
+            end == NULL ? (size_t)there : (size_t)(end - (line + len)) + 1;
+        ck_assert_int_eq(recv(fd, line + len, take, 0), (ssize_t)take);
+        len += take;
+        if (end != NULL) {
+            line[len - 1] = '\0';
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Sends len bytes; that the client has gone is for the test to notice. */
+static void say_bytes(int fd, const char *bytes, size_t len)
+{
+    (void)!send(fd, bytes, len, MSG_NOSIGNAL);
+}
+
+static void say(int fd, const char *text)
+{
+    say_bytes(fd, text, strlen(text));
+}
+
+/* Sends the right reply to line. */
+static void echo(int fd, const char *line)
+{
+    char reply[sizeof("echo: ") + MAX_TEXT] = "echo: ";
+    size_t start = strlen(reply);
+    size_t len = strnlen(line, MAX_TEXT - 1);
+    memcpy(reply + start, line, len);
+    reply[start + len] = '\n';
+    say_bytes(fd, reply, start + len + 1);
+}
+
+/* Answers whatever else comes, and closes when the client does. */
+static void echo_the_rest(int fd)
+{
+    char line[MAX_TEXT];
+    while (hear(fd, line)) {
+        echo(fd, line);
+    }
+    close(fd);
+}
+
+/* Answers some lines as it should. */
+static void echo_some(int fd, int count)
+{
+    char line[MAX_TEXT];
+    while (count-- > 0 && hear(fd, line)) {
+        echo(fd, line);
+    }
+}
+
+static void start_script(struct script *script, void *(*run)(void *))
+{
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(address);
+    script->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert_int_ge(script->listener, 0);
+    ck_assert_int_eq(
+        bind(script->listener, (struct sockaddr *)&address, sizeof(address)),
+        0);
+    ck_assert_int_eq(listen(script->listener, 128), 0);
+    ck_assert_int_eq(
+        getsockname(script->listener, (struct sockaddr *)&address, &len), 0);
+    script->port = ntohs(address.sin_port);
+    ck_assert_int_eq(pthread_create(&script->thread, NULL, run, script), 0);
+}
+
+static void end_script(struct script *script)
+{
+    ck_assert_int_eq(pthread_join(script->thread, NULL), 0);
+    close(script->listener);
+}
+
+/*
+ * What load says.
+ */
+
+/* Returns the number behind "key": in JSON; fails if there is none. */
+static double figure(const char *json, const char *key)
+{
+    char name[64];
+    (void)snprintf(name, sizeof(name), "\"%s\": ", key);
+    const char *at = strstr(json, name);
+    ck_assert_msg(at != NULL, "no %s in\n%s", key, json);
+    char *end = NULL;
+    double number = strtod(at + strlen(name), &end);
+    ck_assert_ptr_ne(end, at + strlen(name));
+    return number;
+}
+
+static const char *const FAILURES_NAMED[] = {
+    "wrong",        "prefix",  "mixed_up", "reordered",  "dropped", "surplus",
+    "closed_early", "timeout", "connect",  "not_closed", "unsent",
+};
+
+#define COUNT(array) ((int)(sizeof(array) / sizeof((array)[0])))
+
+/* Checks each class: all are zero but the one named, if any. */
+static void check_failures(const struct command *load, const char *name,
+                           int count)
+{
+    for (int i = 0; i < COUNT(FAILURES_NAMED); i++) {
+        bool named = name != NULL && strcmp(FAILURES_NAMED[i], name) == 0;
+        int want = named ? count : 0;
+        ck_assert_msg((int)figure(load->out, FAILURES_NAMED[i]) == want,
+                      "not %d %s but\n%s%s", want, FAILURES_NAMED[i],
+                      load->out, load->err);
+    }
+    bool right = name == NULL && figure(load->out, "error_replies") <= 0;
+    ck_assert_ptr_nonnull(
+        strstr(load->out, right ? "\"right\": true" : "\"right\": false"));
+    ck_assert_int_eq(load->status, right ? 0 : 1);
+}
+
+/* Runs load against a port, with its JSON in out. */
+static struct command *run_load(int port, const char *options)
+{
+    return command_run("%s --connect 127.0.0.1:%d --json - %s",
+                       kit_program("load"), port, options);
+}
+
+/* Runs load against a script. */
+static struct command *run_against(void *(*run)(void *), const char *options)
+{
+    struct script script = {0};
+    start_script(&script, run);
+    struct command *load = run_load(script.port, options);
+    end_script(&script);
+    return load;
+}
+
+/*
+ * Servers that do something wrong.
+ */
+
+static void *serve_right(void *arg)
+{
+    echo_the_rest(next_client(arg));
+    return NULL;
+}
+
+static void *answer_another_text(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    echo_some(fd, 2);
+    if (hear(fd, line)) {
+        say(fd, "echo: something else\n");
+    }
+    echo_the_rest(fd);
+    return NULL;
+}
+
+static void *change_a_byte(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    echo_some(fd, 2);
+    if (hear(fd, line)) {
+        line[strlen(line) - 1]++;
+        echo(fd, line);
+    }
+    echo_the_rest(fd);
+    return NULL;
+}
+
+static void *add_a_byte(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    if (hear(fd, line)) {
+        (void)strncat(line, "x", 2);
+        echo(fd, line);
+    }
+    echo_the_rest(fd);
+    return NULL;
+}
+
+static void *keep_the_return(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    if (hear(fd, line)) {
+        (void)strncat(line, "\r", 2);
+        echo(fd, line);
+    }
+    echo_the_rest(fd);
+    return NULL;
+}
+
+static void *answer_a_prefix(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    echo_some(fd, 2);
+    if (hear(fd, line)) {
+        line[strlen(line) - 1] = '\0';
+        echo(fd, line);
+    }
+    if (hear(fd, line)) {
+        say(fd, "\n");
+    }
+    echo_the_rest(fd);
+    return NULL;
+}
+
+static void *swap_connections(void *arg)
+{
+    char one[MAX_TEXT];
+    char other[MAX_TEXT];
+    int a = next_client(arg);
+    int b = next_client(arg);
+    if (hear(a, one) && hear(b, other)) {
+        echo(a, other);
+        echo(b, one);
+    }
+    echo_the_rest(a);
+    echo_the_rest(b);
+    return NULL;
+}
+
+static void *swap_lines(void *arg)
+{
+    char one[MAX_TEXT];
+    char other[MAX_TEXT];
+    int fd = next_client(arg);
+    echo_some(fd, 2);
+    if (hear(fd, one) && hear(fd, other)) {
+        echo(fd, other);
+        echo(fd, one);
+    }
+    echo_the_rest(fd);
+    return NULL;
+}
+
+static void *drop_a_line(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    echo_some(fd, 2);
+    (void)hear(fd, line);
+    echo_the_rest(fd);
+    return NULL;
+}
+
+static void *answer_twice(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    echo_some(fd, 2);
+    if (hear(fd, line)) {
+        echo(fd, line);
+        echo(fd, line);
+    }
+    echo_the_rest(fd);
+    return NULL;
+}
+
+static void *add_a_line_at_the_end(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    while (hear(fd, line)) {
+        echo(fd, line);
+    }
+    say(fd, "echo: one more\n");
+    close(fd);
+    return NULL;
+}
+
+static void *add_half_a_line_at_the_end(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    while (hear(fd, line)) {
+        echo(fd, line);
+    }
+    say(fd, "echo: half");
+    close(fd);
+    return NULL;
+}
+
+static void *close_early(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    echo_some(fd, 2);
+    (void)hear(fd, line);
+    close(fd);
+    return NULL;
+}
+
+static void *close_in_mid_reply(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    echo_some(fd, 2);
+    if (hear(fd, line)) {
+        say(fd, "echo: ");
+    }
+    close(fd);
+    return NULL;
+}
+
+static void *reset(void *arg)
+{
+    const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    echo_some(fd, 2);
+    (void)hear(fd, line);
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+    close(fd);
+    return NULL;
+}
+
+static void *fall_silent(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    echo_some(fd, 2);
+    bool more = true;
+    while (more) {
+        more = hear(fd, line);
+    }
+    close(fd);
+    return NULL;
+}
+
+/* Sends the reply so slowly that it never ends, and checks for the client. */
+static void *trickle(void *arg)
+{
+    char byte[MAX_TEXT];
+    int fd = next_client(arg);
+    echo_some(fd, 2);
+    (void)hear(fd, byte);
+    say(fd, "echo: ");
+    while (send(fd, "x", 1, MSG_NOSIGNAL) == 1) {
+        let_pass(5);
+    }
+    close(fd);
+    return NULL;
+}
+
+/* Sends a reply without end, as fast as it can. */
+static void *flood(void *arg)
+{
+    static char noise[MAX_TEXT];
+    int fd = next_client(arg);
+    echo_some(fd, 2);
+    memset(noise, 'x', sizeof(noise));
+    ssize_t sent = 1;
+    while (sent > 0) {
+        sent = send(fd, noise, sizeof(noise), MSG_NOSIGNAL);
+    }
+    close(fd);
+    return NULL;
+}
+
+static void *stay_open(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    while (hear(fd, line)) {
+        echo(fd, line);
+    }
+    /* It goes with the process of this test. */
+    return NULL;
+}
+
+static void *close_while_idle(void *arg)
+{
+    close(next_client(arg));
+    return NULL;
+}
+
+static const struct misdeed {
+    void *(*run)(void *);
+    const char *options;
+    const char *failure;
+    int count;
+    int right;
+} MISDEEDS[] = {
+    {serve_right, "-n 20", NULL, 0, 20},
+    {serve_right, "-n 20 --lines-in-flight 7", NULL, 0, 20},
+    {answer_another_text, "-n 10", "wrong", 1, 9},
+    {answer_another_text, "-n 10 --lines-in-flight 4", "wrong", 1, 9},
+    {change_a_byte, "-n 10", "wrong", 1, 9},
+    {change_a_byte, "-n 10 --line-size 5000", "wrong", 1, 9},
+    {add_a_byte, "-n 10", "wrong", 1, 9},
+    {keep_the_return, "-n 10", "wrong", 1, 9},
+    {answer_a_prefix, "-n 10", "prefix", 2, 8},
+    {answer_a_prefix, "-n 10 --lines-in-flight 10", "prefix", 2, 8},
+    {swap_connections, "-c 2 -n 2", "mixed_up", 2, 0},
+    {swap_lines, "-n 10 --lines-in-flight 4", "reordered", 1, 9},
+    {swap_lines, "-n 4 --lines-in-flight 2", "reordered", 1, 3},
+    {drop_a_line, "-n 5 --lines-in-flight 5 --timeout 0.3", "dropped", 1, 4},
+    {drop_a_line, "-n 3 --timeout 0.3", "timeout", 1, 2},
+    {answer_twice, "-n 10", "surplus", 1, 10},
+    {answer_twice, "-n 3", "surplus", 1, 3},
+    {answer_twice, "-n 10 --lines-in-flight 4", "surplus", 1, 10},
+    {add_a_line_at_the_end, "-n 4", "surplus", 1, 4},
+    {add_half_a_line_at_the_end, "-n 4", "surplus", 1, 4},
+    {close_early, "-n 3", "closed_early", 1, 2},
+    {close_early, "-n 6 --lines-in-flight 6", "closed_early", 4, 2},
+    {close_in_mid_reply, "-n 3", "closed_early", 1, 2},
+    {reset, "-n 3", "closed_early", 1, 2},
+    {fall_silent, "-n 3 --timeout 0.3", "timeout", 1, 2},
+    {fall_silent, "-n 5 --timeout 0.3 --lines-in-flight 3", "timeout", 3, 2},
+    {trickle, "-n 3 --timeout 0.3", "timeout", 1, 2},
+    {flood, "-n 3 --timeout 0.3", "timeout", 1, 2},
+    {stay_open, "-n 3 --timeout 0.3", "not_closed", 1, 3},
+};
+
+START_TEST(test_misdeed_is_named)
+{
+    const struct misdeed *misdeed = &MISDEEDS[_i];
+    struct command *load = run_against(misdeed->run, misdeed->options);
+    check_failures(load, misdeed->failure, misdeed->count);
+    ck_assert_int_eq((int)figure(load->out, "right_replies"), misdeed->right);
+    ck_assert_int_eq((int)figure(load->out, "requests"), misdeed->right);
+    command_free(load);
+}
+END_TEST
+
+/* What can't be sent any more is not passed over in silence. */
+START_TEST(test_lines_left_unsent_are_counted)
+{
+    struct command *load = run_against(close_early, "-n 10");
+    ck_assert_int_eq(load->status, 1);
+    ck_assert_int_eq((int)figure(load->out, "closed_early"), 1);
+    ck_assert_int_eq((int)figure(load->out, "unsent"), 7);
+    command_free(load);
+}
+END_TEST
+
+/* A connection that is lost leaves its lines to the others. */
+static void *lose_one_of_two(void *arg)
+{
+    close(next_client(arg));
+    echo_the_rest(next_client(arg));
+    return NULL;
+}
+
+START_TEST(test_other_connections_go_on)
+{
+    struct command *load = run_against(lose_one_of_two, "-c 2 -n 50");
+    ck_assert_int_eq(load->status, 1);
+    ck_assert_int_eq((int)figure(load->out, "closed_early"), 1);
+    ck_assert_int_ge((int)figure(load->out, "right_replies"), 49);
+    ck_assert_int_eq((int)figure(load->out, "unsent"), 0);
+    command_free(load);
+}
+END_TEST
+
+START_TEST(test_early_close_of_all_ends_the_run)
+{
+    struct command *load = run_against(close_while_idle, "-d 60");
+    check_failures(load, "closed_early", 1);
+    command_free(load);
+}
+END_TEST
+
+static void *answer_errors(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    (void)hear(fd, line);
+    say(fd, "error: upstream returned 404\n");
+    (void)hear(fd, line);
+    say(fd, "error: a \"quote\" \\ \x01\xff\n");
+    (void)hear(fd, line);
+    say(fd, "error: upstream returned 404\n");
+    echo_the_rest(fd);
+    return NULL;
+}
+
+START_TEST(test_error_replies_are_counted_by_reason)
+{
+    struct command *load = run_against(answer_errors, "-n 10");
+    check_failures(load, NULL, 0);
+    ck_assert_int_eq((int)figure(load->out, "error_replies"), 3);
+    ck_assert_int_eq((int)figure(load->out, "upstream returned 404"), 2);
+    ck_assert_int_eq(
+        (int)figure(load->out, "a \\\"quote\\\" \\\\ \\u0001\\u00ff"), 1);
+    ck_assert_int_eq((int)figure(load->out, "replies"), 10);
+    ck_assert_int_eq((int)figure(load->out, "right_replies"), 7);
+    command_free(load);
+}
+END_TEST
+
+static void *answer_many_errors(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    for (int i = 0; hear(fd, line); i++) {
+        (void)snprintf(line, sizeof(line), "error: reason %d\n", i % 50);
+        say(fd, line);
+    }
+    close(fd);
+    return NULL;
+}
+
+START_TEST(test_reasons_without_end_are_summed_up)
+{
+    struct command *load = run_against(answer_many_errors, "-n 100");
+    check_failures(load, NULL, 0);
+    ck_assert_int_eq((int)figure(load->out, "error_replies"), 100);
+    ck_assert_int_eq((int)figure(load->out, "reason 0"), 2);
+    ck_assert_int_eq((int)figure(load->out, "other reasons"), 100 - 31 * 2);
+    command_free(load);
+}
+END_TEST
+
+/* A server that is full says so unasked, and closes. */
+static void *turn_away(void *arg)
+{
+    int fd = next_client(arg);
+    say(fd, "error: too many connections\n");
+    (void)shutdown(fd, SHUT_WR);
+    echo_the_rest(fd);
+    return NULL;
+}
+
+START_TEST(test_rejected_connection_is_told)
+{
+    struct command *load = run_against(turn_away, "-n 1");
+    ck_assert_int_eq(load->status, 1);
+    ck_assert_int_eq((int)figure(load->out, "too many connections"), 1);
+    command_free(load);
+}
+END_TEST
+
+START_TEST(test_refused_connections_are_counted)
+{
+    int port = 0;
+    int held = hold_port(&port);
+    struct command *load = run_load(port, "-c 3 -n 5");
+    ck_assert_int_eq(load->status, 1);
+    ck_assert_int_eq((int)figure(load->out, "connect"), 3);
+    ck_assert_int_eq((int)figure(load->out, "unsent"), 5);
+    ck_assert_ptr_nonnull(strstr(load->err, strerror(ECONNREFUSED)));
+    command_free(load);
+    close(held);
+}
+END_TEST
+
+START_TEST(test_connection_never_answered_times_out)
+{
+    int port = 0;
+    int deaf = deaf_port(&port);
+    struct command *load = run_load(port, "-c 2 -d 1 --timeout 0.3");
+    ck_assert_int_eq(load->status, 1);
+    ck_assert_int_ge((int)figure(load->out, "connect"), 1);
+    ck_assert_ptr_nonnull(strstr(load->err, strerror(ETIMEDOUT)));
+    command_free(load);
+    close(deaf);
+}
+END_TEST
+
+/*
+ * What is sent.
+ */
+
+static void *check_lines(void *arg)
+{
+    struct script *script = arg;
+    char line[MAX_TEXT];
+    char last[MAX_TEXT] = "";
+    int fd = next_client(script);
+    while (hear(fd, line)) {
+        ck_assert_uint_eq(strlen(line), (size_t)script->count);
+        ck_assert_str_ne(line, last);
+        memcpy(last, line, strlen(line) + 1);
+        echo(fd, line);
+    }
+    close(fd);
+    return NULL;
+}
+
+START_TEST(test_lines_have_the_size_asked_for)
+{
+    static const int SIZES[] = {16, 17, 32, 4096, 60000};
+    struct script script = {.count = SIZES[_i]};
+    char options[64];
+    (void)snprintf(options, sizeof(options), "-n 20 --line-size %d",
+                   SIZES[_i]);
+    start_script(&script, check_lines);
+    struct command *load = run_load(script.port, options);
+    end_script(&script);
+    check_failures(load, NULL, 0);
+    command_free(load);
+}
+END_TEST
+
+/* Answers only once eight lines are there, and no ninth. */
+static void *await_eight_lines(void *arg)
+{
+    enum { LINES = 8 };
+    char lines[LINES][MAX_TEXT];
+    int fd = next_client(arg);
+    for (int i = 0; i < LINES; i++) {
+        ck_assert(hear(fd, lines[i]));
+    }
+    struct pollfd more = {.fd = fd, .events = POLLIN};
+    ck_assert_int_eq(poll(&more, 1, 50), 0);
+    for (int i = 0; i < LINES; i++) {
+        echo(fd, lines[i]);
+    }
+    echo_the_rest(fd);
+    return NULL;
+}
+
+START_TEST(test_so_many_lines_are_in_flight)
+{
+    struct command *load =
+        run_against(await_eight_lines, "-n 20 --lines-in-flight 8");
+    check_failures(load, NULL, 0);
+    command_free(load);
+}
+END_TEST
+
+/* Reads nothing until the client's lines fill every buffer. */
+static void *read_late(void *arg)
+{
+    int fd = next_client(arg);
+    let_pass(300);
+    echo_the_rest(fd);
+    return NULL;
+}
+
+START_TEST(test_lines_that_do_not_fit_wait)
+{
+    struct command *load = run_against(
+        read_late, "-n 600 --line-size 60000 --lines-in-flight 300");
+    check_failures(load, NULL, 0);
+    ck_assert_int_eq((int)figure(load->out, "right_replies"), 600);
+    command_free(load);
+}
+END_TEST
+
+static void *repeat_lines(void *arg)
+{
+    struct script *script = arg;
+    char line[MAX_TEXT];
+    char reply[MAX_TEXT];
+    int fd = next_client(script);
+    while (hear(fd, line)) {
+        size_t len = strlen(line);
+        size_t size = (size_t)script->count;
+        for (size_t i = 0; i < size; i++) {
+            reply[i] = line[i % len];
+        }
+        reply[size] = '\0';
+        echo(fd, reply);
+    }
+    close(fd);
+    return NULL;
+}
+
+START_TEST(test_replies_of_another_size_are_checked)
+{
+    static const int SIZES[] = {0, 5, 20, 33, 40000};
+    struct script script = {.count = SIZES[_i]};
+    char options[64];
+    (void)snprintf(options, sizeof(options), "-n 20 --reply-size %d",
+                   SIZES[_i]);
+    start_script(&script, repeat_lines);
+    struct command *load = run_load(script.port, options);
+    end_script(&script);
+    check_failures(load, NULL, 0);
+    command_free(load);
+
+    /* One byte less is a prefix. */
+    struct script shorter = {.count = SIZES[_i] > 0 ? SIZES[_i] - 1 : 0};
+    start_script(&shorter, repeat_lines);
+    load = run_load(shorter.port, options);
+    end_script(&shorter);
+    check_failures(load, SIZES[_i] > 0 ? "prefix" : NULL, 20);
+    command_free(load);
+}
+END_TEST
+
+/* Answers with a line for each connection in turn, and no other is there. */
+static void *serve_one_by_one(void *arg)
+{
+    enum { CLIENTS = 20 };
+    int fds[CLIENTS];
+    char line[MAX_TEXT];
+    for (int i = 0; i < CLIENTS; i++) {
+        fds[i] = next_client(arg);
+    }
+    for (int i = 0; i < CLIENTS; i++) {
+        ck_assert(hear(fds[i], line));
+        for (int j = 0; j < CLIENTS; j++) {
+            struct pollfd more = {.fd = fds[j], .events = POLLIN};
+            ck_assert_int_eq(poll(&more, 1, 0), 0);
+        }
+        echo(fds[i], line);
+    }
+    for (int i = 0; i < CLIENTS; i++) {
+        echo_the_rest(fds[i]);
+    }
+    return NULL;
+}
+
+START_TEST(test_one_by_one_asks_each_connection_once)
+{
+    struct command *load = run_against(serve_one_by_one, "-c 20 --one-by-one");
+    check_failures(load, NULL, 0);
+    ck_assert_int_eq((int)figure(load->out, "requests"), 20);
+    command_free(load);
+}
+END_TEST
+
+/* Notes when the client has closed. */
+static void *note_the_end(void *arg)
+{
+    struct script *script = arg;
+    echo_the_rest(next_client(script));
+    script->count = 1;
+    return NULL;
+}
+
+START_TEST(test_hold_stays_connected)
+{
+    struct script script = {0};
+    start_script(&script, note_the_end);
+    struct command *load =
+        command_start("%s --connect 127.0.0.1:%d -n 3 --hold --json -",
+                      kit_program("load"), script.port);
+    command_says(load, "load: holding 1 connections");
+    let_pass(100);
+    ck_assert_int_eq(script.count, 0);
+    if (_i == 0) {
+        ck_assert_int_eq(write(load->in, "\n", 1), 1);
+    }
+    command_wait(load); /* closes its input */
+    end_script(&script);
+    check_failures(load, NULL, 0);
+    ck_assert_int_eq((int)figure(load->out, "requests"), 3);
+    command_free(load);
+}
+END_TEST
+
+static void *close_when_told(void *arg)
+{
+    struct script *script = arg;
+    int fd = next_client(script);
+    echo_some(fd, 3);
+    close(fd);
+    return NULL;
+}
+
+START_TEST(test_hold_notices_an_early_close)
+{
+    struct script script = {0};
+    start_script(&script, close_when_told);
+    struct command *load =
+        command_start("%s --connect 127.0.0.1:%d -n 3 --hold --json -",
+                      kit_program("load"), script.port);
+    command_says(load, "load: holding");
+    end_script(&script);
+    let_pass(100);
+    command_wait(load);
+    check_failures(load, "closed_early", 1);
+    command_free(load);
+}
+END_TEST
+
+/*
+ * Figures.
+ */
+
+START_TEST(test_warmup_is_not_counted)
+{
+    struct command *load = run_against(serve_right, "-n 30 --warmup 12");
+    check_failures(load, NULL, 0);
+    ck_assert_int_eq((int)figure(load->out, "requests"), 30);
+    ck_assert_int_eq((int)figure(load->out, "lines_sent"), 42);
+    command_free(load);
+
+    load = run_against(serve_right, "-n 30 --warmup 0.1s");
+    check_failures(load, NULL, 0);
+    ck_assert_int_eq((int)figure(load->out, "requests"), 30);
+    ck_assert_int_gt((int)figure(load->out, "lines_sent"), 30);
+    command_free(load);
+
+    load = run_against(serve_right, "-r 200 -n 20 --warmup 0.1s");
+    check_failures(load, NULL, 0);
+    ck_assert_int_eq((int)figure(load->out, "requests"), 20);
+    ck_assert_int_eq((int)figure(load->out, "lines_sent"), 40);
+    command_free(load);
+}
+END_TEST
+
+/* Answers each line after 10 ms. */
+static void *serve_in_10_ms(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    while (hear(fd, line)) {
+        let_pass(10);
+        echo(fd, line);
+    }
+    close(fd);
+    return NULL;
+}
+
+START_TEST(test_closed_loop_obeys_littles_law)
+{
+    static const char *const OPTIONS[] = {
+        "-d 0.6 --warmup 0.1s", "-n 50 --warmup 5",
+        "-d 0.6 --warmup 0.2s --lines-in-flight 5"};
+    struct command *load = run_against(serve_in_10_ms, OPTIONS[_i]);
+    check_failures(load, NULL, 0);
+    double concurrency = figure(load->out, "concurrency");
+    ck_assert_msg(concurrency > 0.9 && concurrency < 1.1, "%s", load->out);
+    double rate = figure(load->out, "requests_per_second");
+    ck_assert_msg(rate > 0 && rate <= 101, "%s", load->out);
+    ck_assert_double_ge(figure(load->out, "p50"), 10000);
+    command_free(load);
+}
+END_TEST
+
+/* Stands still once, for 300 ms. */
+static void *stall_once(void *arg)
+{
+    int fd = next_client(arg);
+    echo_some(fd, 20);
+    let_pass(300);
+    echo_the_rest(fd);
+    return NULL;
+}
+
+/*
+ * At 200 lines per second, a stall of 300 ms concerns 60 of 200 lines, that
+ * wait 150 ms on average. The closed loop asks less and sees one of them.
+ */
+START_TEST(test_open_loop_does_not_hide_a_stall)
+{
+    struct command *load = run_against(stall_once, "-r 200 -d 1");
+    check_failures(load, NULL, 0);
+    ck_assert_int_eq((int)figure(load->out, "requests"), 200);
+    ck_assert_double_ge(figure(load->out, "max"), 290000);
+    ck_assert_double_ge(figure(load->out, "p90"), 180000);
+    ck_assert_double_ge(figure(load->out, "mean"), 35000);
+    command_free(load);
+
+    load = run_against(stall_once, "-n 200");
+    ck_assert_double_ge(figure(load->out, "max"), 290000);
+    ck_assert_double_lt(figure(load->out, "p90"), 180000);
+    command_free(load);
+}
+END_TEST
+
+START_TEST(test_open_loop_keeps_its_rate)
+{
+    struct command *load = run_against(serve_right, "-r 500 -d 0.5");
+    check_failures(load, NULL, 0);
+    ck_assert_int_eq((int)figure(load->out, "requests"), 250);
+    double rate = figure(load->out, "requests_per_second");
+    ck_assert_msg(rate > 400 && rate < 510, "%s", load->out);
+    command_free(load);
+}
+END_TEST
+
+/* A server that can't keep up: what is due too long stays unsent. */
+START_TEST(test_open_loop_ends_when_overrun)
+{
+    struct command *load =
+        run_against(serve_in_10_ms, "-r 1000 -d 0.5 --timeout 0.5");
+    ck_assert_int_eq(load->status, 1);
+    ck_assert_int_gt((int)figure(load->out, "unsent"), 100);
+    ck_assert_int_eq((int)figure(load->out, "timeout"), 0);
+    command_free(load);
+}
+END_TEST
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a;
+    double y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Reads a file of samples. Returns how many there are. */
+static int read_samples(FILE *file, double *latencies_us, int max)
+{
+    char text[256];
+    double last_start = 0;
+    int count = 0;
+    ck_assert_ptr_nonnull(fgets(text, sizeof(text), file));
+    ck_assert_str_eq(text, "# start_s latency_us connection\n");
+    while (fgets(text, sizeof(text), file) != NULL) {
+        char *end = NULL;
+        double start = strtod(text, &end);
+        ck_assert_int_lt(count, max);
+        latencies_us[count++] = strtod(end, &end);
+        ck_assert_int_eq((int)strtol(end, &end, 10), 0);
+        ck_assert_int_eq(*end, '\n');
+        ck_assert_double_ge(start, last_start);
+        last_start = start;
+    }
+    return count;
+}
+
+/* The file has every sample, and the figures follow from it. */
+START_TEST(test_figures_follow_from_the_samples)
+{
+    enum { REQUESTS = 270 };
+    static const struct {
+        const char *key;
+        int rank; /* of 270, rounded up */
+    } PERCENTILES[] = {
+        {"p50", 135}, {"p90", 243}, {"p99", 268}, {"p99.9", 270}, {"max", 270},
+    };
+    char path[] = "/tmp/test_load.XXXXXX";
+    char options[64];
+    double latencies[REQUESTS];
+    double sum = 0;
+    int fd = mkstemp(path);
+    ck_assert_int_ge(fd, 0);
+    (void)snprintf(options, sizeof(options), "-n %d --warmup 7 --samples %s",
+                   (int)REQUESTS, path);
+    struct command *load = run_against(serve_right, options);
+    check_failures(load, NULL, 0);
+
+    FILE *file = fdopen(fd, "r");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_int_eq(read_samples(file, latencies, REQUESTS), REQUESTS);
+    ck_assert_int_eq(fclose(file), 0);
+    ck_assert_int_eq(unlink(path), 0);
+
+    qsort(latencies, REQUESTS, sizeof(latencies[0]), compare);
+    for (int i = 0; i < COUNT(PERCENTILES); i++) {
+        ck_assert_double_eq_tol(figure(load->out, PERCENTILES[i].key),
+                                latencies[PERCENTILES[i].rank - 1], 0.0005);
+    }
+    for (int i = 0; i < REQUESTS; i++) {
+        sum += latencies[i];
+    }
+    ck_assert_double_eq_tol(figure(load->out, "mean"), sum / REQUESTS, 0.01);
+    command_free(load);
+}
+END_TEST
+
+START_TEST(test_full_disk_is_an_error)
+{
+    static const char *const OUTPUTS[] = {"--samples /dev/full",
+                                          "--json /dev/full", ">/dev/full",
+                                          "--json - >/dev/full"};
+    struct script script = {0};
+    start_script(&script, serve_right);
+    struct command *load =
+        command_run("%s --connect 127.0.0.1:%d -n 1000 %s",
+                    kit_program("load"), script.port, OUTPUTS[_i]);
+    end_script(&script);
+    ck_assert_int_eq(load->status, 1);
+    ck_assert_msg(strstr(load->err, strerror(ENOSPC)) != NULL, "%s",
+                  load->err);
+    command_free(load);
+}
+END_TEST
+
+START_TEST(test_output_that_cannot_be_opened_is_named)
+{
+    static const char *const OPTIONS[] = {"--samples", "--json"};
+    struct command *load =
+        command_run("%s %s /nowhere/file", kit_program("load"), OPTIONS[_i]);
+    ck_assert_int_eq(load->status, 1);
+    ck_assert_ptr_nonnull(strstr(load->err, "/nowhere/file"));
+    command_free(load);
+}
+END_TEST
+
+START_TEST(test_report_names_what_failed)
+{
+    struct script script = {0};
+    start_script(&script, answer_another_text);
+    struct command *load = command_run("%s --connect 127.0.0.1:%d -n 10",
+                                       kit_program("load"), script.port);
+    end_script(&script);
+    ck_assert_int_eq(load->status, 1);
+    ck_assert_ptr_nonnull(strstr(load->out, "FAILED      wrong 1\n"));
+    command_free(load);
+}
+END_TEST
+
+START_TEST(test_too_few_descriptors_are_told)
+{
+    /* Neither soft nor hard limit, and no privilege to raise it. */
+    struct command *load =
+        command_run("ulimit -n 100; exec %s -c 200 2>&1", kit_program("load"));
+    if (load->status == 0 || strstr(load->out, "descriptors") == NULL) {
+        /* A privileged process raises it, and then finds no server. */
+        ck_assert_msg(strstr(load->out, "connect") != NULL, "%s", load->out);
+    } else {
+        ck_assert_int_eq(load->status, 1);
+        ck_assert_ptr_nonnull(strstr(load->out, "the limit is 100"));
+    }
+    command_free(load);
+}
+END_TEST
+
+/* The client's figures and the server's agree to the last request. */
+START_TEST(test_counts_equal_those_of_the_server)
+{
+    char url[128];
+    struct server *upstream = server_start(
+        NULL, "%s --listen 127.0.0.1:0 --delay 1", kit_program("upstream"));
+    (void)snprintf(url, sizeof(url), "http://127.0.0.1:%s/arrpi.php",
+                   upstream->port);
+    struct server *server = server_start(
+        NULL, "%s --listen 127.0.0.1:0 --upstream %s", threadecho(), url);
+    struct command *load =
+        run_load((int)strtol(server->port, NULL, 10),
+                 "-c 20 -d 0.5 --warmup 0.1s --lines-in-flight 3");
+    check_failures(load, NULL, 0);
+    ck_assert_int_eq(server_counts(server, "requests"),
+                     (long)figure(load->out, "lines_sent"));
+    ck_assert_int_eq(server_counts(server, "connections"), 20);
+    ck_assert_double_ge(figure(load->out, "p50"), 1000);
+    command_free(load);
+    ck_assert_int_eq(server_stop(server), 0);
+    ck_assert_int_eq(server_stop(upstream), 0);
+    server_free(server);
+    server_free(upstream);
+}
+END_TEST
+
+/*
+ * Usage.
+ */
+
+static const struct {
+    const char *arguments;
+    const char *names;
+} BAD_USAGE[] = {
+    {"-c 0", "1 to 500000"},
+    {"-c 500001", "--connections"},
+    {"-c 1x", "--connections"},
+    {"-n 0", "--requests"},
+    {"-n -5", "--requests"},
+    {"-n 1e3", "1 to 1000000000"},
+    {"-d 0", "0.001 to 86400"},
+    {"-d 1s", "--duration"},
+    {"-r 0", "--rate"},
+    {"-r inf", "--rate"},
+    {"-n 5 -d 5", "--duration"},
+    {"--lines-in-flight 0", "1 to 4096"},
+    {"--lines-in-flight 4097", "--lines-in-flight"},
+    {"--line-size 15", "16 to 1073741824"},
+    {"--reply-size 1073741825", "--reply-size"},
+    {"--warmup x", "--warmup"},
+    {"--warmup s", "--warmup"},
+    {"--warmup 5ss", "--warmup"},
+    {"--warmup 1.5", "--warmup"},
+    {"--timeout 0", "--timeout"},
+    {"--one-by-one -r 5", "--one-by-one"},
+    {"--one-by-one --lines-in-flight 2", "--one-by-one"},
+    {"--connect 8080", "--connect"},
+    {"--connect 127.0.0.1:65536", "0 to 65535"},
+    {"--nonsense", "nonsense"},
+    {"argument", "argument"},
+};
+
+START_TEST(test_bad_usage_is_named)
+{
+    struct command *load =
+        command_run("%s %s", kit_program("load"), BAD_USAGE[_i].arguments);
+    ck_assert_int_eq(load->status, 2);
+    ck_assert_msg(strstr(load->err, BAD_USAGE[_i].names) != NULL, "%s",
+                  load->err);
+    ck_assert_str_eq(load->out, "");
+    command_free(load);
+}
+END_TEST
+
+START_TEST(test_help_and_version)
+{
+    static const char *const OPTIONS[] = {"--help", "--version"};
+    struct command *load =
+        command_run("%s %s", kit_program("load"), OPTIONS[_i]);
+    ck_assert_int_eq(load->status, 0);
+    ck_assert_str_eq(load->err, "");
+    ck_assert_ptr_nonnull(strstr(load->out, "load"));
+    command_free(load);
+}
+END_TEST
+
+static void add_server_tests(Suite *suite)
+{
+    TCase *failures = tcase_create("failures");
+    tcase_set_timeout(failures, TEST_TIMEOUT);
+    tcase_add_loop_test(failures, test_misdeed_is_named, 0, COUNT(MISDEEDS));
+    tcase_add_test(failures, test_lines_left_unsent_are_counted);
+    tcase_add_test(failures, test_other_connections_go_on);
+    tcase_add_test(failures, test_early_close_of_all_ends_the_run);
+    tcase_add_test(failures, test_error_replies_are_counted_by_reason);
+    tcase_add_test(failures, test_reasons_without_end_are_summed_up);
+    tcase_add_test(failures, test_rejected_connection_is_told);
+    tcase_add_test(failures, test_refused_connections_are_counted);
+    tcase_add_test(failures, test_connection_never_answered_times_out);
+    suite_add_tcase(suite, failures);
+
+    TCase *sending = tcase_create("sending");
+    tcase_set_timeout(sending, TEST_TIMEOUT);
+    tcase_add_loop_test(sending, test_lines_have_the_size_asked_for, 0, 5);
+    tcase_add_test(sending, test_so_many_lines_are_in_flight);
+    tcase_add_test(sending, test_lines_that_do_not_fit_wait);
+    tcase_add_loop_test(sending, test_replies_of_another_size_are_checked, 0,
+                        5);
+    tcase_add_test(sending, test_one_by_one_asks_each_connection_once);
+    tcase_add_loop_test(sending, test_hold_stays_connected, 0, 2);
+    tcase_add_test(sending, test_hold_notices_an_early_close);
+    suite_add_tcase(suite, sending);
+}
+
+static Suite *load_suite(void)
+{
+    Suite *suite = suite_create("load");
+    add_server_tests(suite);
+
+    TCase *figures = tcase_create("figures");
+    tcase_set_timeout(figures, TEST_TIMEOUT);
+    tcase_add_test(figures, test_warmup_is_not_counted);
+    tcase_add_loop_test(figures, test_closed_loop_obeys_littles_law, 0, 3);
+    tcase_add_test(figures, test_open_loop_does_not_hide_a_stall);
+    tcase_add_test(figures, test_open_loop_keeps_its_rate);
+    tcase_add_test(figures, test_open_loop_ends_when_overrun);
+    tcase_add_test(figures, test_figures_follow_from_the_samples);
+    tcase_add_loop_test(figures, test_full_disk_is_an_error, 0, 4);
+    tcase_add_loop_test(figures, test_output_that_cannot_be_opened_is_named, 0,
+                        2);
+    tcase_add_test(figures, test_report_names_what_failed);
+    tcase_add_test(figures, test_too_few_descriptors_are_told);
+    tcase_add_test(figures, test_counts_equal_those_of_the_server);
+    suite_add_tcase(suite, figures);
+
+    TCase *usage = tcase_create("usage");
+    tcase_set_timeout(usage, TEST_TIMEOUT);
+    tcase_add_loop_test(usage, test_bad_usage_is_named, 0, COUNT(BAD_USAGE));
+    tcase_add_loop_test(usage, test_help_and_version, 0, 2);
+    suite_add_tcase(suite, usage);
+    return suite;
+}
+
+int main(void)
+{
+    return run_suite(load_suite()) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
