@@ -7,7 +7,6 @@
  * Keep in your head: one thread, one client, one upstream connection, so all
  * of this reads top to bottom; what you save in libcurl you owe in RFC 9112.
  */
-#define _GNU_SOURCE /* memmem, strcasestr */
 #include "peer.h"
 
 #include <ctype.h>

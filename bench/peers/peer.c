@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* peer.c: what the C peers have in common; peer.h says what and why. */
-#define _GNU_SOURCE /* accept4 */
 #include "peer.h"
 
 #include <errno.h>
