@@ -181,6 +181,16 @@ void lines_init(struct lines *in)
     in->skipping = in->at_end = false;
 }
 
+size_t lines_room(struct lines *in)
+{
+    if (in->start > 0) {
+        in->end -= in->start;
+        memmove(in->data, in->data + in->start, in->end);
+        in->start = 0;
+    }
+    return sizeof in->data - in->end;
+}
+
 enum line next_line(struct lines *in, char **line, size_t *len)
 {
     for (;;) {
@@ -219,12 +229,8 @@ enum line read_line(struct lines *in, int fd, char **line, size_t *len)
 
         if (got != LINE_NONE || in->at_end)
             return got;
-        if (in->start > 0) {
-            in->end -= in->start;
-            memmove(in->data, in->data + in->start, in->end);
-            in->start = 0;
-        }
-        ssize_t n = recv(fd, in->data + in->end, sizeof in->data - in->end, 0);
+        size_t room = lines_room(in);
+        ssize_t n = recv(fd, in->data + in->end, room, 0);
         if (n > 0)
             in->end += (size_t)n;
         else if (n == 0 || errno != EINTR)

@@ -67,6 +67,9 @@ enum line {
 
 void lines_init(struct lines *in);
 
+/* Makes room at data[end..] and says how many bytes; a line may move. */
+size_t lines_room(struct lines *in);
+
 /* The next line of what has arrived; takes no system call. */
 enum line next_line(struct lines *in, char **line, size_t *len);
 
