@@ -7,6 +7,7 @@
  * Keep in your head: one thread, one client, one upstream connection, so all
  * of this reads top to bottom; what you save in libcurl you owe in RFC 9112.
  */
+#define _GNU_SOURCE /* memmem, strcasestr */
 #include "peer.h"
 
 #include <ctype.h>
@@ -82,7 +83,7 @@ static void hang_up(struct exchange *x)
 /* Makes room for more bytes behind the ones there are. */
 static bool reserve(struct exchange *x, size_t more)
 {
-    if (x->size - x->len >= more)
+    if (x->data != NULL && x->size - x->len >= more)
         return true;
     size_t size = x->size * 2 > x->len + more ? x->size * 2 : x->len + more;
     char *data = realloc(x->data, size);
@@ -420,13 +421,13 @@ static bool parse_url(const char *url, struct upstream *up)
 
 int main(int argc, char **argv)
 {
-    const struct peer peer = peer_start("bare", argc, argv);
+    const struct peer peer = read_options("bare", argc, argv);
     struct upstream upstream = {.keepalive = peer.keepalive};
     pthread_attr_t attributes;
 
     if (!parse_url(peer.upstream, &upstream)) {
         (void)fprintf(stderr, "bare: cannot use %s\n", peer.upstream);
-        return 1;
+        return 2;
     }
     int error = pthread_attr_init(&attributes);
     if (error == 0)
@@ -438,6 +439,7 @@ int main(int argc, char **argv)
         complain("bare: thread attributes", error);
         return 1;
     }
+    int listener = start_listening(&peer);
     for (;;)
-        start_connection(accept_client(peer.listener), &upstream, &attributes);
+        start_connection(accept_client(listener), &upstream, &attributes);
 }

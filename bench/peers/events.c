@@ -460,17 +460,18 @@ static bool start(struct server *s, const struct peer *peer)
 
 int main(int argc, char **argv)
 {
-    const struct peer peer = peer_start("events", argc, argv);
+    const struct peer peer = read_options("events", argc, argv);
     struct server server = {0};
 
-    if (!start(&server, &peer) ||
-        evutil_make_socket_nonblocking(peer.listener) == -1) {
+    if (!start(&server, &peer)) {
         (void)fprintf(stderr, "events: cannot start\n");
         return 1;
     }
-    server.listener =
-        evconnlistener_new(server.base, on_client, &server,
-                           LEV_OPT_CLOSE_ON_EXEC, 0, peer.listener);
+    int listener = start_listening(&peer);
+    if (evutil_make_socket_nonblocking(listener) == 0)
+        server.listener =
+            evconnlistener_new(server.base, on_client, &server,
+                               LEV_OPT_CLOSE_ON_EXEC, 0, listener);
     if (server.listener == NULL) {
         (void)fprintf(stderr, "events: cannot accept\n");
         return 1;

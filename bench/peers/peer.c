@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* peer.c: what the C peers have in common; peer.h says what and why. */
+#define _GNU_SOURCE /* accept4 */
 #include "peer.h"
 
 #include <errno.h>
@@ -59,11 +60,10 @@ static int listen_on(const struct addrinfo *where)
     return -1;
 }
 
-/* Listens on HOST:PORT and says where on stderr, or ends the process. */
-static int start_listening(const char *name, char *address)
+int start_listening(const struct peer *peer)
 {
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
-                             .ai_flags = AI_PASSIVE};
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
+                                   .ai_flags = AI_PASSIVE};
     struct sockaddr_storage bound;
     socklen_t size = sizeof bound;
     struct addrinfo *where;
@@ -71,44 +71,46 @@ static int start_listening(const char *name, char *address)
     char *host;
     char number[NI_MAXSERV];
 
-    if (!split_address(address, &host, &port)) {
-        (void)fprintf(stderr, "%s: --listen wants HOST:PORT\n", name);
+    if (!split_address(peer->listen, &host, &port)) {
+        (void)fprintf(stderr, "%s: --listen wants HOST:PORT\n", peer->name);
         exit(2);
     }
-    int bad = getaddrinfo(host, port, &hints, &where);
-    if (bad != 0) {
-        (void)fprintf(stderr, "%s: %s: %s\n", name, host, gai_strerror(bad));
+    int error = getaddrinfo(host, port, &hints, &where);
+    if (error != 0) {
+        (void)fprintf(stderr, "%s: %s:%s: %s\n", peer->name, host, port,
+                      gai_strerror(error));
         exit(1);
     }
     int listener = listen_on(where);
     freeaddrinfo(where);
     if (listener == -1 ||
-        getsockname(listener, (struct sockaddr *)&bound, &size) == -1 ||
-        getnameinfo((struct sockaddr *)&bound, size, NULL, 0, number,
-                    sizeof number, NI_NUMERICSERV) != 0) {
-        (void)fprintf(stderr, "%s: %s:%s: %s\n", name, host, port,
+        getsockname(listener, (struct sockaddr *)&bound, &size) == -1) {
+        (void)fprintf(stderr, "%s: %s:%s: %s\n", peer->name, host, port,
                       strerror(errno));
         exit(1);
     }
+    if (getnameinfo((struct sockaddr *)&bound, size, NULL, 0, number,
+                    sizeof number, NI_NUMERICSERV) == 0)
+        port = number;
     (void)fprintf(stderr,
                   strchr(host, ':') == NULL ? "%s: listening on %s:%s\n"
                                             : "%s: listening on [%s]:%s\n",
-                  name, host, number);
+                  peer->name, host, port);
     return listener;
 }
 
-struct peer peer_start(const char *name, int argc, char **argv)
+struct peer read_options(const char *name, int argc, char **argv)
 {
+    static char standard[] = "127.0.0.1:8080";
     static const struct option known[] = {
         {"listen", required_argument, NULL, 'l'},
         {"upstream", required_argument, NULL, 'u'},
         {"no-keepalive", no_argument, NULL, 'n'},
         {NULL, 0, NULL, 0}};
     struct peer peer = {.name = name,
+                        .listen = standard,
                         .upstream = "http://127.0.0.1:8081/arrpi.php",
                         .keepalive = true};
-    char standard[] = "127.0.0.1:8080";
-    char *address = standard;
     struct rlimit files;
 
     for (;;) {
@@ -116,7 +118,7 @@ struct peer peer_start(const char *name, int argc, char **argv)
         if (option == -1)
             break;
         if (option == 'l')
-            address = optarg;
+            peer.listen = optarg;
         else if (option == 'u')
             peer.upstream = optarg;
         else if (option == 'n')
@@ -133,7 +135,6 @@ struct peer peer_start(const char *name, int argc, char **argv)
         if (setrlimit(RLIMIT_NOFILE, &files) == -1)
             complain("setrlimit", errno);
     }
-    peer.listener = start_listening(name, address);
     return peer;
 }
 

@@ -20,17 +20,16 @@ enum {
 /* What the command line asked for. */
 struct peer {
     const char *name;
+    char *listen;         /* HOST:PORT */
     const char *upstream; /* a URL */
     bool keepalive;       /* false: a new upstream connection per fetch */
-    int listener;
 };
 
-/*
- * Reads the command line, raises the limit of descriptors, listens and says
- * so on stderr. Ends the process where one of these fails: 2 for a bad option,
- * 1 for anything else.
- */
-struct peer peer_start(const char *name, int argc, char **argv);
+/* Reads the command line and raises the limit of descriptors. */
+struct peer read_options(const char *name, int argc, char **argv);
+
+/* Listens and says so on stderr. Returns the socket, or ends the process. */
+int start_listening(const struct peer *peer);
 
 /*
  * The next client, with TCP_NODELAY and a send timeout. Waits for as long as

@@ -74,8 +74,7 @@ static void serve_connection(int client, struct fetcher *fetcher)
 }
 
 /* Gives a client a process of its own, or tells it why not. */
-static void start_connection(int client, const struct peer *peer,
-                             struct fetcher *fetcher)
+static void start_connection(int client, int listener, struct fetcher *fetcher)
 {
     static const char sorry[] = "error: cannot start a process\n";
     const pid_t parent = getpid();
@@ -84,7 +83,7 @@ static void start_connection(int client, const struct peer *peer,
     if (child == 0) {
         /* When the parent ends, so do we, even if it has just done so. */
         if (prctl(PR_SET_PDEATHSIG, SIGTERM) == -1 || getppid() != parent ||
-            close(peer->listener) == -1)
+            close(listener) == -1)
             _exit(1);
         serve_connection(client, fetcher);
         _exit(0);
@@ -99,7 +98,7 @@ static void start_connection(int client, const struct peer *peer,
 
 int main(int argc, char **argv)
 {
-    const struct peer peer = peer_start("processes", argc, argv);
+    const struct peer peer = read_options("processes", argc, argv);
     const struct fetch_options options = {.url = peer.upstream,
                                           .timeout_ms = FETCH_SECONDS * 1000,
                                           .connect_timeout_ms =
@@ -121,6 +120,7 @@ int main(int argc, char **argv)
         complain("processes: signal", errno);
         return 1;
     }
+    int listener = start_listening(&peer);
     for (;;)
-        start_connection(accept_client(peer.listener), &peer, fetcher);
+        start_connection(accept_client(listener), listener, fetcher);
 }
