@@ -4,7 +4,6 @@
  *
  * SPDX-License-Identifier: MIT
  */
-#define _GNU_SOURCE 1
 #include "rogue.h"
 
 #include <arpa/inet.h>
@@ -89,9 +88,8 @@ static bool put(const struct conn *c, const void *data, size_t len)
             p += n;
             len -= (size_t)n;
         } else if (errno == EAGAIN) {
-            if (!await(c, POLLOUT, -1)) {
+            if (!await(c, POLLOUT, -1))
                 return false;
-            }
         } else if (errno != EINTR) {
             return false;
         }
@@ -114,19 +112,16 @@ static bool put_response(const struct conn *c, const char *status,
 
     head = snprintf(NULL, 0, "HTTP/1.1 %s\r\n%sContent-Length: %zu\r\n\r\n",
                     status, headers, len);
-    if (head < 0) {
+    if (head < 0)
         return false;
-    }
     all = malloc((size_t)head + 1 + len);
-    if (all == NULL) {
+    if (all == NULL)
         return false;
-    }
-    (void)snprintf(all, (size_t)head + 1,
-                   "HTTP/1.1 %s\r\n%sContent-Length: %zu\r\n\r\n", status,
-                   headers, len);
-    if (len > 0) {
+    snprintf(all, (size_t)head + 1,
+             "HTTP/1.1 %s\r\n%sContent-Length: %zu\r\n\r\n", status, headers,
+             len);
+    if (len > 0)
         memcpy(all + head, body, len);
-    }
     sent = put(c, all, (size_t)head + len);
     free(all);
     return sent;
@@ -136,7 +131,7 @@ static bool put_chunk(const struct conn *c, const void *data, size_t len)
 {
     char head[32];
 
-    (void)snprintf(head, sizeof(head), "%zx\r\n", len);
+    snprintf(head, sizeof head, "%zx\r\n", len);
     return put_string(c, head) && put(c, data, len) && put_string(c, "\r\n");
 }
 
@@ -154,22 +149,18 @@ static bool answer_delay(struct conn *c)
 
 static bool answer_chunked(struct conn *c)
 {
-    if (!put_string(c, CHUNKED)) {
+    if (!put_string(c, CHUNKED))
         return false;
-    }
-    for (size_t i = 0; i < c->text_len; i++) {
-        if (!put_chunk(c, c->text + i, 1)) {
+    for (size_t i = 0; i < c->text_len; i++)
+        if (!put_chunk(c, c->text + i, 1))
             return false;
-        }
-    }
     return put_string(c, "0\r\nX-Trailer: end\r\n\r\n");
 }
 
 static bool answer_unsized(struct conn *c)
 {
-    if (put_string(c, "HTTP/1.1 200 OK\r\n\r\n")) {
+    if (put_string(c, "HTTP/1.1 200 OK\r\n\r\n"))
         (void)put(c, c->text, c->text_len);
-    }
     return false;
 }
 
@@ -203,13 +194,12 @@ static char *copy_body(struct rogue *r, size_t *len)
 {
     char *copy;
 
-    (void)pthread_mutex_lock(&r->lock);
+    pthread_mutex_lock(&r->lock);
     *len = r->body_len;
     copy = malloc(r->body_len + 1);
-    if (copy != NULL && r->body_len > 0) {
+    if (copy != NULL && r->body_len > 0)
         memcpy(copy, r->body, r->body_len);
-    }
-    (void)pthread_mutex_unlock(&r->lock);
+    pthread_mutex_unlock(&r->lock);
     return copy;
 }
 
@@ -229,9 +219,8 @@ static bool answer_body_chunked(struct conn *c)
     char *body = copy_body(c->rogue, &len);
     bool sent = body != NULL && put_string(c, CHUNKED);
 
-    for (size_t i = 0; sent && i < len; i++) {
+    for (size_t i = 0; sent && i < len; i++)
         sent = put_chunk(c, body + i, 1);
-    }
     free(body);
     return sent && put_string(c, "0\r\n\r\n");
 }
@@ -242,13 +231,12 @@ static bool put_size(struct conn *c, bool chunked)
     char piece[4096];
     unsigned long left = c->number;
 
-    memset(piece, 'x', sizeof(piece));
+    memset(piece, 'x', sizeof piece);
     while (left > 0) {
-        size_t n = left < sizeof(piece) ? left : sizeof(piece);
+        size_t n = left < sizeof piece ? left : sizeof piece;
 
-        if (!(chunked ? put_chunk(c, piece, n) : put(c, piece, n))) {
+        if (!(chunked ? put_chunk(c, piece, n) : put(c, piece, n)))
             return false;
-        }
         left -= n;
     }
     return !chunked || put_string(c, "0\r\n\r\n");
@@ -258,9 +246,8 @@ static bool answer_size(struct conn *c)
 {
     char head[64];
 
-    (void)snprintf(head, sizeof(head),
-                   "HTTP/1.1 200 OK\r\nContent-Length: %lu\r\n\r\n",
-                   c->number);
+    snprintf(head, sizeof head,
+             "HTTP/1.1 200 OK\r\nContent-Length: %lu\r\n\r\n", c->number);
     return put_string(c, head) && put_size(c, false);
 }
 
@@ -285,7 +272,7 @@ static bool put_status(struct conn *c, const char *headers, const char *body)
 {
     char status[32];
 
-    (void)snprintf(status, sizeof(status), "%lu Because", c->number);
+    snprintf(status, sizeof status, "%lu Because", c->number);
     return put_response(c, status, headers, body, strlen(body));
 }
 
@@ -309,8 +296,8 @@ static bool answer_redirect_ftp(struct conn *c)
 {
     char location[64];
 
-    (void)snprintf(location, sizeof(location),
-                   "Location: ftp://127.0.0.1:%d/x\r\n", c->rogue->port);
+    snprintf(location, sizeof location, "Location: ftp://127.0.0.1:%d/x\r\n",
+             c->rogue->port);
     return put_status(c, location, "gone\n");
 }
 
@@ -343,10 +330,10 @@ static const struct answer {
     {"/redirect-self", answer_redirect_self},
 };
 
-/* What needs no function: bytes to send and what to do then. */
 #define X64 "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
 #define SIZED(n) "HTTP/1.1 200 OK\r\nContent-Length: " #n "\r\n\r\n"
 
+/* What needs no function: bytes to send and what to do then. */
 static const struct script {
     const char *path;
     const char *head;
@@ -390,11 +377,10 @@ static void repeat(const struct conn *c, const struct script *s)
     do {
         memcpy(many + filled, s->piece, len);
         filled += len;
-    } while (s->pause_ms == 0 && filled + len <= sizeof(many));
+    } while (s->pause_ms == 0 && filled + len <= sizeof many);
     do {
-        if (s->pause_ms > 0 && !pause_for(c, s->pause_ms)) {
+        if (s->pause_ms > 0 && !pause_for(c, s->pause_ms))
             return;
-        }
     } while (put(c, many, filled));
 }
 
@@ -402,9 +388,8 @@ static bool play(const struct conn *c, const struct script *s)
 {
     struct linger at_once = {.l_onoff = 1, .l_linger = 0};
 
-    if (!put_string(c, s->head)) {
+    if (!put_string(c, s->head))
         return false;
-    }
     switch (s->then) {
     case KEEP:
         return true;
@@ -413,8 +398,7 @@ static bool play(const struct conn *c, const struct script *s)
     case RESET:
         /* Let the client see the beginning of the body first. */
         (void)pause_for(c, s->head[0] != '\0' ? 20 : 0);
-        (void)setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &at_once,
-                         sizeof(at_once));
+        setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
         break;
     case WAIT:
         (void)pause_for(c, -1);
@@ -438,21 +422,16 @@ static bool answer(struct conn *c, const char *path)
 {
     const char *slash;
 
-    if (names(path, "/text")) {
+    if (names(path, "/text"))
         path = c->text_len > 0 && c->text[0] == '/' ? c->text : "/good";
-    }
     slash = strchr(path + 1, '/');
     c->number = slash != NULL ? strtoul(slash + 1, NULL, 10) : 0;
-    for (size_t i = 0; i < sizeof(answers) / sizeof(answers[0]); i++) {
-        if (names(path, answers[i].path)) {
+    for (size_t i = 0; i < sizeof answers / sizeof answers[0]; i++)
+        if (names(path, answers[i].path))
             return answers[i].give(c);
-        }
-    }
-    for (size_t i = 0; i < sizeof(scripts) / sizeof(scripts[0]); i++) {
-        if (names(path, scripts[i].path)) {
+    for (size_t i = 0; i < sizeof scripts / sizeof scripts[0]; i++)
+        if (names(path, scripts[i].path))
             return play(c, &scripts[i]);
-        }
-    }
     c->number = 404;
     return answer_status(c);
 }
@@ -474,12 +453,10 @@ static bool decode_text(struct conn *c, const char *target)
     free(c->text);
     c->text_len = 0;
     c->text = malloc(strlen(target) + 1);
-    if (c->text == NULL) {
+    if (c->text == NULL)
         return false;
-    }
-    while (p != NULL && strncmp(p + 1, "text=", 5) != 0) {
+    while (p != NULL && strncmp(p + 1, "text=", 5) != 0)
         p = strchr(p + 1, '&');
-    }
     if (p != NULL) {
         for (p += 6; *p != '\0' && *p != '&' && *p != '#'; p++) {
             int high = *p == '%' ? hex(p[1]) : -1;
@@ -521,9 +498,8 @@ static char *read_head(struct conn *c)
             size_t size = c->in_size > 0 ? 2 * c->in_size : 4096;
             char *grown = size <= MAX_HEAD ? realloc(c->in, size) : NULL;
 
-            if (grown == NULL) {
+            if (grown == NULL)
                 return NULL;
-            }
             c->in = grown;
             c->in_size = size;
         }
@@ -532,13 +508,11 @@ static char *read_head(struct conn *c)
             (void)put_string(c, "HTTP/1.1 400 Bad Request\r\n\r\n");
             return NULL;
         }
-        if (!await(c, POLLIN, -1)) {
+        if (!await(c, POLLIN, -1))
             return NULL;
-        }
         n = recv(c->fd, c->in + c->in_len, c->in_size - c->in_len, 0);
-        if (n <= 0) {
+        if (n <= 0)
             return NULL;
-        }
         c->in_len += (size_t)n;
     }
 }
@@ -549,16 +523,15 @@ static char *note_request(struct rogue *r, char *head)
     char *forced;
     char **slot;
 
-    (void)pthread_mutex_lock(&r->lock);
+    pthread_mutex_lock(&r->lock);
     slot = &r->heads[r->counts.requests++ % KEPT];
     free(*slot);
     *slot = head;
     r->counts.busy++;
-    if (r->counts.busy > r->counts.peak_busy) {
+    if (r->counts.busy > r->counts.peak_busy)
         r->counts.peak_busy = r->counts.busy;
-    }
     forced = r->forced != NULL ? strdup(r->forced) : NULL;
-    (void)pthread_mutex_unlock(&r->lock);
+    pthread_mutex_unlock(&r->lock);
     return forced;
 }
 
@@ -570,24 +543,22 @@ static bool serve_request(struct conn *c)
     char *forced;
     bool keep;
 
-    if (head == NULL) {
+    if (head == NULL)
         return false;
-    }
     target = strchr(head, ' ');
     target = target != NULL ? strndup(target + 1, strcspn(target + 1, " \r"))
                             : NULL;
     forced = note_request(r, head);
-    if (target != NULL && decode_text(c, target)) {
+    if (target != NULL && decode_text(c, target))
         keep = answer(c, forced != NULL ? forced : target);
-    } else {
+    else
         keep = false;
-    }
     free(forced);
     free(target);
     c->served++;
-    (void)pthread_mutex_lock(&r->lock);
+    pthread_mutex_lock(&r->lock);
     r->counts.busy--;
-    (void)pthread_mutex_unlock(&r->lock);
+    pthread_mutex_unlock(&r->lock);
     return keep;
 }
 
@@ -597,53 +568,50 @@ static void *connection_thread(void *argument)
     struct rogue *r = c->rogue;
     int on = 1;
 
-    (void)setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-    while (serve_request(c)) {
-    }
-    (void)close(c->fd);
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    while (serve_request(c))
+        continue;
+    close(c->fd);
     free(c->in);
     free(c->text);
     free(c);
-    (void)pthread_mutex_lock(&r->lock);
+    pthread_mutex_lock(&r->lock);
     r->counts.open--;
     r->threads--;
-    if (r->threads == 0) {
-        (void)pthread_cond_signal(&r->idle);
-    }
-    (void)pthread_mutex_unlock(&r->lock);
+    if (r->threads == 0)
+        pthread_cond_signal(&r->idle);
+    pthread_mutex_unlock(&r->lock);
     return NULL;
 }
 
 static bool start_connection(struct rogue *r, int fd)
 {
-    struct conn *c = calloc(1, sizeof(*c));
+    struct conn *c = calloc(1, sizeof *c);
     pthread_attr_t attributes;
     pthread_t thread;
     bool started;
 
-    if (c == NULL) {
+    if (c == NULL)
         return false;
-    }
     c->rogue = r;
     c->fd = fd;
-    (void)pthread_mutex_lock(&r->lock);
+    pthread_mutex_lock(&r->lock);
     r->threads++;
     r->counts.connections++;
     r->counts.open++;
-    if (r->counts.open > r->counts.peak_open) {
+    if (r->counts.open > r->counts.peak_open)
         r->counts.peak_open = r->counts.open;
-    }
-    (void)pthread_mutex_unlock(&r->lock);
-    (void)pthread_attr_init(&attributes);
-    (void)pthread_attr_setstacksize(&attributes, 256 * 1024);
-    (void)pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_mutex_unlock(&r->lock);
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, 256 * 1024);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     started = pthread_create(&thread, &attributes, connection_thread, c) == 0;
-    (void)pthread_attr_destroy(&attributes);
+    pthread_attr_destroy(&attributes);
     if (!started) {
-        (void)pthread_mutex_lock(&r->lock);
+        pthread_mutex_lock(&r->lock);
         r->threads--;
         r->counts.open--;
-        (void)pthread_mutex_unlock(&r->lock);
+        pthread_mutex_unlock(&r->lock);
         free(c);
     }
     return started;
@@ -660,16 +628,13 @@ static void *accept_thread(void *argument)
     for (;;) {
         int fd;
 
-        if (poll(fds, 2, -1) < 0 && errno != EINTR) {
+        if (poll(fds, 2, -1) < 0 && errno != EINTR)
             return NULL;
-        }
-        if (fds[1].revents != 0) {
+        if (fds[1].revents != 0)
             return NULL;
-        }
         fd = accept4(r->listener, NULL, NULL, SOCK_CLOEXEC);
-        if (fd >= 0 && !start_connection(r, fd)) {
-            (void)close(fd);
-        }
+        if (fd >= 0 && !start_connection(r, fd))
+            close(fd);
     }
 }
 
@@ -677,7 +642,7 @@ static void *accept_thread(void *argument)
 static bool listen_on(struct rogue *r, int port)
 {
     struct sockaddr_in address = {.sin_family = AF_INET};
-    socklen_t len = sizeof(address);
+    socklen_t len = sizeof address;
     int on = 1;
 
     r->listener =
@@ -685,13 +650,12 @@ static bool listen_on(struct rogue *r, int port)
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     address.sin_port = htons((in_port_t)port);
     if (r->listener < 0 ||
-        setsockopt(r->listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) <
+        setsockopt(r->listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) <
             0 ||
-        bind(r->listener, (struct sockaddr *)&address, sizeof(address)) < 0 ||
+        bind(r->listener, (struct sockaddr *)&address, sizeof address) < 0 ||
         listen(r->listener, 4096) < 0 ||
-        getsockname(r->listener, (struct sockaddr *)&address, &len) < 0) {
+        getsockname(r->listener, (struct sockaddr *)&address, &len) < 0)
         return false;
-    }
     r->port = ntohs(address.sin_port);
     return true;
 }
@@ -699,42 +663,36 @@ static bool listen_on(struct rogue *r, int port)
 /* Frees what a rogue without threads holds. */
 static void discard(struct rogue *r)
 {
-    for (int i = 0; i < 2; i++) {
-        if (r->stop[i] >= 0) {
-            (void)close(r->stop[i]);
-        }
-    }
-    if (r->listener >= 0) {
-        (void)close(r->listener);
-    }
-    for (size_t i = 0; i < KEPT; i++) {
+    for (int i = 0; i < 2; i++)
+        if (r->stop[i] >= 0)
+            close(r->stop[i]);
+    if (r->listener >= 0)
+        close(r->listener);
+    for (size_t i = 0; i < KEPT; i++)
         free(r->heads[i]);
-    }
     free(r->forced);
     free(r->body);
-    (void)pthread_cond_destroy(&r->idle);
-    (void)pthread_mutex_destroy(&r->lock);
+    pthread_cond_destroy(&r->idle);
+    pthread_mutex_destroy(&r->lock);
     free(r);
 }
 
 struct rogue *rogue_start(int port)
 {
-    struct rogue *r = calloc(1, sizeof(*r));
+    struct rogue *r = calloc(1, sizeof *r);
     int error;
 
-    if (r == NULL) {
+    if (r == NULL)
         return NULL;
-    }
     r->listener = -1;
     r->stop[0] = -1;
     r->stop[1] = -1;
-    (void)pthread_mutex_init(&r->lock, NULL);
-    (void)pthread_cond_init(&r->idle, NULL);
-    if (pipe2(r->stop, O_CLOEXEC) < 0 || !listen_on(r, port)) {
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_cond_init(&r->idle, NULL);
+    if (pipe2(r->stop, O_CLOEXEC) < 0 || !listen_on(r, port))
         error = errno;
-    } else {
+    else
         error = pthread_create(&r->acceptor, NULL, accept_thread, r);
-    }
     if (error != 0) {
         discard(r);
         errno = error;
@@ -745,14 +703,13 @@ struct rogue *rogue_start(int port)
 
 void rogue_stop(struct rogue *r)
 {
-    (void)close(r->stop[1]);
+    close(r->stop[1]);
     r->stop[1] = -1;
-    (void)pthread_join(r->acceptor, NULL);
-    (void)pthread_mutex_lock(&r->lock);
-    while (r->threads > 0) {
-        (void)pthread_cond_wait(&r->idle, &r->lock);
-    }
-    (void)pthread_mutex_unlock(&r->lock);
+    pthread_join(r->acceptor, NULL);
+    pthread_mutex_lock(&r->lock);
+    while (r->threads > 0)
+        pthread_cond_wait(&r->idle, &r->lock);
+    pthread_mutex_unlock(&r->lock);
     discard(r);
 }
 
@@ -764,44 +721,41 @@ int rogue_port(const struct rogue *r)
 void rogue_url(const struct rogue *r, const char *path,
                char url[ROGUE_URL_SIZE])
 {
-    (void)snprintf(url, ROGUE_URL_SIZE, "http://127.0.0.1:%d%s", r->port,
-                   path);
+    snprintf(url, ROGUE_URL_SIZE, "http://127.0.0.1:%d%s", r->port, path);
 }
 
 void rogue_force(struct rogue *r, const char *path)
 {
     char *copy = path != NULL ? strdup(path) : NULL;
 
-    (void)pthread_mutex_lock(&r->lock);
+    pthread_mutex_lock(&r->lock);
     free(r->forced);
     r->forced = copy;
-    (void)pthread_mutex_unlock(&r->lock);
+    pthread_mutex_unlock(&r->lock);
 }
 
 void rogue_set_body(struct rogue *r, const void *data, size_t len)
 {
     char *copy = malloc(len + 1);
 
-    if (copy == NULL) {
+    if (copy == NULL)
         abort();
-    }
-    if (len > 0) {
+    if (len > 0)
         memcpy(copy, data, len);
-    }
-    (void)pthread_mutex_lock(&r->lock);
+    pthread_mutex_lock(&r->lock);
     free(r->body);
     r->body = copy;
     r->body_len = len;
-    (void)pthread_mutex_unlock(&r->lock);
+    pthread_mutex_unlock(&r->lock);
 }
 
 struct rogue_counts rogue_counts(struct rogue *r)
 {
     struct rogue_counts counts;
 
-    (void)pthread_mutex_lock(&r->lock);
+    pthread_mutex_lock(&r->lock);
     counts = r->counts;
-    (void)pthread_mutex_unlock(&r->lock);
+    pthread_mutex_unlock(&r->lock);
     return counts;
 }
 
@@ -809,11 +763,10 @@ char *rogue_request(struct rogue *r, unsigned long n)
 {
     char *copy = NULL;
 
-    (void)pthread_mutex_lock(&r->lock);
-    if (n < r->counts.requests && r->counts.requests - n <= KEPT) {
+    pthread_mutex_lock(&r->lock);
+    if (n < r->counts.requests && r->counts.requests - n <= KEPT)
         copy = strdup(r->heads[n % KEPT]);
-    }
-    (void)pthread_mutex_unlock(&r->lock);
+    pthread_mutex_unlock(&r->lock);
     return copy;
 }
 
@@ -830,8 +783,8 @@ unsigned char *rogue_packed(size_t *len)
     unsigned char *packed = calloc(1, size);
 
     if (packed != NULL) {
-        memcpy(packed, first, sizeof(first));
-        memcpy(packed + size - sizeof(last), last, sizeof(last));
+        memcpy(packed, first, sizeof first);
+        memcpy(packed + size - sizeof last, last, sizeof last);
         *len = size;
     }
     return packed;

@@ -72,8 +72,8 @@ struct rogue_counts {
     unsigned long connections; /* accepted in all */
     unsigned long open;        /* open now */
     unsigned long peak_open;   /* most that were open at a time */
-    unsigned long busy;        /* requests that are being answered now */
-    unsigned long peak_busy;   /* most that were answered at a time */
+    unsigned long busy;        /* requests being answered, or just answered */
+    unsigned long peak_busy;   /* most of these at a time */
 };
 
 /*
