@@ -1,0 +1,662 @@
+/*
+ * Servers and clients of the black-box tests, see harness.h.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "harness.h"
+
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define POLL_MS 2 /* between two looks at what cannot be waited for */
+
+long long now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
+}
+
+void let_pass(long ms)
+{
+    struct timespec left = {ms / 1000, ms % 1000 * 1000000};
+    while (nanosleep(&left, &left) != 0 && errno == EINTR)
+        continue;
+}
+
+int run_suite(Suite *suite)
+{
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed;
+}
+
+static struct sockaddr_in loopback(int port)
+{
+    return (struct sockaddr_in){
+        .sin_family = AF_INET,
+        .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+        .sin_port = htons((in_port_t)port),
+    };
+}
+
+/* A socket bound to that port of the loopback, or -1. */
+static int bind_port(int port)
+{
+    struct sockaddr_in address = loopback(port);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert_int_ge(fd, 0);
+    if (bind(fd, (struct sockaddr *)&address, sizeof address) == 0)
+        return fd;
+    close(fd);
+    return -1;
+}
+
+int free_port(void)
+{
+    /* Below the range that outgoing connections use: else one of them could
+     * take the port before the server does. */
+    static unsigned tried;
+    for (;;) {
+        unsigned mixed = (unsigned)getpid() * 31U + tried++ * 7U;
+        int port = 10000 + (int)(mixed % 22000U);
+        int fd = bind_port(port);
+        if (fd >= 0) {
+            close(fd);
+            return port;
+        }
+        ck_assert_msg(tried < 22000, "no free port");
+    }
+}
+
+int hold_port(int *port)
+{
+    int fd;
+    do {
+        *port = free_port();
+        fd = bind_port(*port);
+    } while (fd < 0);
+    return fd;
+}
+
+int deaf_port(int *port)
+{
+    int fd = hold_port(port);
+    struct sockaddr_in address = loopback(*port);
+
+    /* One that is never accepted fills the queue; later ones hear nothing. */
+    ck_assert_int_eq(listen(fd, 0), 0);
+    int filler = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert_int_ge(filler, 0);
+    ck_assert_int_eq(
+        connect(filler, (struct sockaddr *)&address, sizeof address), 0);
+    close(filler);
+    return fd;
+}
+
+/* Runs in the child of a process that may have threads. */
+static _Noreturn void become_server(const char *command, int log, pid_t parent)
+{
+    int null = open("/dev/null", O_RDWR);
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == parent &&
+        null >= 0 && dup2(null, STDIN_FILENO) >= 0 &&
+        dup2(null, STDOUT_FILENO) >= 0 && dup2(log, STDERR_FILENO) >= 0) {
+        close(null);
+        execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+    }
+    _exit(127);
+}
+
+/* The command with {port} and {upstream} replaced, after "exec"; to free(). */
+static char *fill_in(const char *command, const char *port,
+                     const char *upstream)
+{
+    char *text = NULL;
+    size_t len = 0;
+    FILE *out = open_memstream(&text, &len);
+    ck_assert_ptr_nonnull(out);
+    fputs("exec ", out);
+    while (*command != '\0') {
+        if (strncmp(command, "{port}", 6) == 0) {
+            fputs(port, out);
+            command += 6;
+        } else if (strncmp(command, "{upstream}", 10) == 0) {
+            fputs(upstream != NULL ? upstream : "", out);
+            command += 10;
+        } else {
+            fputc(*command++, out);
+        }
+    }
+    ck_assert_int_eq(fclose(out), 0);
+    return text;
+}
+
+/* Starts the process; whether it serves is not known yet. */
+static void spawn(struct server *s, const char *command, const char *upstream)
+{
+    char *filled = fill_in(command, s->port, upstream);
+    pid_t parent = getpid();
+
+    s->log = memfd_create("stderr", MFD_CLOEXEC);
+    ck_assert_int_ge(s->log, 0);
+    /* So that each writer adds at the end, whatever it shares. */
+    ck_assert_int_eq(fcntl(s->log, F_SETFL, O_APPEND), 0);
+    s->pid = fork();
+    if (s->pid == 0)
+        become_server(filled, s->log, parent);
+    free(filled);
+    ck_assert_int_gt(s->pid, 0);
+}
+
+/* A connection to it, or -1. */
+static int dial(const struct server *s)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
+                             .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
+    struct addrinfo *address;
+    ck_assert_int_eq(getaddrinfo(s->host, s->port, &hints, &address), 0);
+    int fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert_int_ge(fd, 0);
+    int connected = connect(fd, address->ai_addr, address->ai_addrlen);
+    int error = errno;
+    freeaddrinfo(address);
+    if (connected == 0)
+        return fd;
+    close(fd);
+    errno = error;
+    return -1;
+}
+
+/* Does it accept a connection? */
+static bool answers_the_door(const struct server *s)
+{
+    int fd = dial(s);
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
+}
+
+/* Has it said where it listens? Then takes that over into host and port. */
+static bool says_where(struct server *s)
+{
+    static const char words[] = "listening on ";
+    bool complete = false;
+    char *log = server_log(s);
+    char *at = strstr(log, words);
+    if (at != NULL) {
+        at += strlen(words);
+        size_t len = strcspn(at, ", \n");
+        complete = at[len] != '\0';
+        at[len] = '\0';
+    }
+    if (complete) {
+        char *colon = strrchr(at, ':');
+        ck_assert_ptr_nonnull(colon);
+        *colon = '\0';
+        if (at[0] == '[') {
+            at++;
+            at[strcspn(at, "]")] = '\0';
+        }
+        snprintf(s->host, sizeof s->host, "%s", at);
+        snprintf(s->port, sizeof s->port, "%s", colon + 1);
+    }
+    free(log);
+    return complete;
+}
+
+/* Has it ended? */
+static bool reap(struct server *s, int flags)
+{
+    if (s->pid > 0 && waitpid(s->pid, &s->status, flags) == s->pid)
+        s->pid = 0;
+    return s->pid == 0;
+}
+
+/* Waits until it serves. False if it ends, or is not ready in time. */
+static bool gets_ready(struct server *s, bool by_port)
+{
+    long long deadline = now_ms() + PATIENCE_MS;
+    while (now_ms() < deadline && !reap(s, WNOHANG)) {
+        if (by_port ? answers_the_door(s) : says_where(s))
+            return true;
+        let_pass(POLL_MS);
+    }
+    return false;
+}
+
+static char *vformat(const char *format, va_list args)
+{
+    char *text;
+    ck_assert_int_ge(vasprintf(&text, format, args), 0);
+    return text;
+}
+
+struct server *server_start(const char *upstream, const char *format, ...)
+{
+    struct server *s = calloc(1, sizeof *s);
+    va_list args;
+    int attempts = 5; /* another process may snatch the port */
+
+    ck_assert_ptr_nonnull(s);
+    va_start(args, format);
+    char *command = vformat(format, args);
+    va_end(args);
+    bool by_port = strstr(command, "{port}") != NULL;
+    for (;;) {
+        snprintf(s->host, sizeof s->host, "127.0.0.1");
+        snprintf(s->port, sizeof s->port, "%d", by_port ? free_port() : 0);
+        spawn(s, command, upstream);
+        if (gets_ready(s, by_port))
+            break;
+        attempts--;
+        char *log = server_log(s);
+        ck_assert_msg(s->pid == 0 && by_port && attempts > 0,
+                      "not serving: %s\n%s", command, log);
+        free(log);
+        close(s->log);
+    }
+    free(command);
+    return s;
+}
+
+const char *threadecho(void)
+{
+    const char *path = getenv("THREADECHO");
+    return path != NULL ? path : "./threadecho";
+}
+
+struct server *threadecho_start(const struct rogue *rogue, const char *options,
+                                ...)
+{
+    char upstream[ROGUE_URL_SIZE + 16] = "--upstream ";
+    va_list args;
+
+    va_start(args, options);
+    char *more = vformat(options, args);
+    va_end(args);
+    if (rogue != NULL)
+        rogue_url(rogue, "/text", upstream + strlen(upstream));
+    struct server *s = server_start(NULL, "%s --listen 127.0.0.1:0 %s %s",
+                                    threadecho(), rogue ? upstream : "", more);
+    free(more);
+    return s;
+}
+
+bool server_ends(struct server *s, long timeout_ms)
+{
+    long long deadline = now_ms() + timeout_ms;
+    while (!reap(s, WNOHANG)) {
+        if (now_ms() >= deadline)
+            return false;
+        let_pass(POLL_MS);
+    }
+    return true;
+}
+
+int server_stop(struct server *s)
+{
+    static const char *const complaints[] = {"Sanitizer", "runtime error:"};
+
+    if (s->pid > 0)
+        ck_assert_int_eq(kill(s->pid, SIGTERM), 0);
+    ck_assert_msg(server_ends(s, PATIENCE_MS), "does not end");
+    char *log = server_log(s);
+    for (size_t i = 0; i < sizeof complaints / sizeof complaints[0]; i++)
+        ck_assert_msg(strstr(log, complaints[i]) == NULL, "%s", log);
+    free(log);
+    return WIFEXITED(s->status) ? WEXITSTATUS(s->status)
+                                : 128 + WTERMSIG(s->status);
+}
+
+void server_free(struct server *s)
+{
+    if (s->pid > 0) {
+        kill(s->pid, SIGKILL);
+        reap(s, 0);
+    }
+    close(s->log);
+    free(s);
+}
+
+char *server_log(const struct server *s)
+{
+    struct stat status;
+    ck_assert_int_eq(fstat(s->log, &status), 0);
+    size_t size = (size_t)status.st_size;
+    char *text = malloc(size + 1);
+    ck_assert_ptr_nonnull(text);
+    ssize_t len = pread(s->log, text, size, 0);
+    ck_assert_int_ge(len, 0);
+    text[len] = '\0';
+    return text;
+}
+
+int server_logged(const struct server *s, const char *text)
+{
+    int count = 0;
+    char *log = server_log(s);
+    for (char *p = strstr(log, text); p != NULL; p = strstr(p + 1, text))
+        count++;
+    free(log);
+    return count;
+}
+
+static const char summary_start[] = "threadecho: connections=";
+
+char *server_summary(const struct server *s)
+{
+    long long deadline = now_ms() + PATIENCE_MS;
+    int before = server_logged(s, summary_start);
+
+    ck_assert_int_eq(kill(s->pid, SIGUSR1), 0);
+    for (;;) {
+        char *log = server_log(s);
+        char *last = NULL;
+        int count = 0;
+        for (char *p = strstr(log, summary_start); p != NULL;
+             p = strstr(p + 1, summary_start)) {
+            last = p;
+            count++;
+        }
+        char *end = last != NULL ? strchr(last, '\n') : NULL;
+        if (count > before && end != NULL) {
+            char *summary = strndup(last, (size_t)(end - last));
+            ck_assert_ptr_nonnull(summary);
+            free(log);
+            return summary;
+        }
+        free(log);
+        ck_assert_msg(now_ms() < deadline, "no summary");
+        let_pass(POLL_MS);
+    }
+}
+
+long summary_value(const char *summary, const char *key)
+{
+    size_t len = strlen(key);
+    for (const char *p = strchr(summary, ' '); p != NULL;
+         p = strchr(p + 1, ' '))
+        if (strncmp(p + 1, key, len) == 0 && p[1 + len] == '=')
+            return strtol(p + 1 + len + 1, NULL, 10);
+    return 0;
+}
+
+long server_counts(const struct server *s, const char *key)
+{
+    char *summary = server_summary(s);
+    long value = summary_value(summary, key);
+    free(summary);
+    return value;
+}
+
+bool server_sanitized(const struct server *s)
+{
+    char path[64];
+    struct stat status;
+    bool found = false;
+
+    snprintf(path, sizeof path, "/proc/%d/exe", (int)s->pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(fstat(fd, &status), 0);
+    size_t size = (size_t)status.st_size;
+    void *image = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
+    ck_assert_ptr_ne(image, MAP_FAILED);
+    found = memmem(image, size, "__asan_init", 11) != NULL ||
+            memmem(image, size, "__tsan_init", 11) != NULL ||
+            memmem(image, size, "__msan_init", 11) != NULL;
+    munmap(image, size);
+    close(fd);
+    return found;
+}
+
+long server_status(const struct server *s, const char *key)
+{
+    char path[64];
+    char line[256];
+    long value = -1;
+    size_t len = strlen(key);
+
+    snprintf(path, sizeof path, "/proc/%d/status", (int)s->pid);
+    FILE *file = fopen(path, "re");
+    ck_assert_msg(file != NULL, "the server is gone");
+    while (value < 0 && fgets(line, sizeof line, file) != NULL)
+        if (strncmp(line, key, len) == 0 && line[len] == ':')
+            value = strtol(line + len + 1, NULL, 10);
+    fclose(file);
+    ck_assert_msg(value >= 0, "no %s of the server", key);
+    return value;
+}
+
+/* Entries of /proc/PID/fd. */
+static long count_descriptors(const struct server *s)
+{
+    char path[64];
+    long count = 0;
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)s->pid);
+    DIR *dir = opendir(path);
+    ck_assert_msg(dir != NULL, "the server is gone");
+    while (readdir(dir) != NULL)
+        count++;
+    closedir(dir);
+    return count - 2; /* . and .. */
+}
+
+struct holding server_holds(const struct server *s)
+{
+    return (struct holding){.descriptors = count_descriptors(s),
+                            .threads = server_status(s, "Threads")};
+}
+
+/* Waits until it holds that, or for so long; returns what it holds then. */
+static struct holding settle(const struct server *s, struct holding want,
+                             long timeout_ms)
+{
+    long long deadline = now_ms() + timeout_ms;
+    for (;;) {
+        struct holding now = server_holds(s);
+        if ((now.descriptors == want.descriptors &&
+             now.threads == want.threads) ||
+            now_ms() >= deadline)
+            return now;
+        let_pass(POLL_MS);
+    }
+}
+
+static struct client *open_served(const struct server *s)
+{
+    struct client *c = client_open(s);
+    ck_assert_str_eq(client_ask(c, "are you there?"), "echo: are you there?");
+    return c;
+}
+
+struct holding server_rests(const struct server *s)
+{
+    /* It is at rest if one client less makes one descriptor less, and one
+     * thread less if it has a thread for each. Else an earlier client was
+     * still on its way out. */
+    for (int attempts = 0; attempts < 20; attempts++) {
+        struct client *c = open_served(s);
+        struct holding with = server_holds(s);
+        client_close(c);
+        struct holding want = {with.descriptors - 1, with.threads - 1};
+        struct holding rest = settle(s, want, 300);
+        if (rest.descriptors == want.descriptors)
+            return rest;
+    }
+    ck_abort_msg("the server does not come to rest");
+}
+
+void server_recovers(const struct server *s, struct holding before)
+{
+    client_close(open_served(s));
+    struct holding now = settle(s, before, PATIENCE_MS);
+    ck_assert_int_eq(now.descriptors, before.descriptors);
+    ck_assert_int_eq(now.threads, before.threads);
+}
+
+struct client *client_open(const struct server *s)
+{
+    const int on = 1;
+    struct client *c = calloc(1, sizeof *c);
+    ck_assert_ptr_nonnull(c);
+    c->fd = dial(s);
+    ck_assert_msg(c->fd >= 0, "cannot connect: %s", strerror(errno));
+    ck_assert_int_eq(
+        setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on), 0);
+    return c;
+}
+
+/* Waits for an event; false if that takes too long. */
+static bool await(const struct client *c, short event, long timeout_ms)
+{
+    struct pollfd fd = {.fd = c->fd, .events = event};
+    int ready;
+    do
+        ready = poll(&fd, 1, (int)timeout_ms);
+    while (ready < 0 && errno == EINTR);
+    return ready > 0;
+}
+
+bool client_hears(struct client *c, long timeout_ms)
+{
+    return c->start < c->end || await(c, POLLIN, timeout_ms);
+}
+
+void client_send(struct client *c, const void *data, size_t len)
+{
+    const char *p = data;
+    while (len > 0) {
+        ck_assert_msg(await(c, POLLOUT, PATIENCE_MS), "cannot send");
+        ssize_t n = send(c->fd, p, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ck_assert_msg(n > 0 || errno == EAGAIN, "cannot send: %s",
+                      strerror(errno));
+        if (n > 0) {
+            p += n;
+            len -= (size_t)n;
+        }
+    }
+}
+
+void client_say(struct client *c, const char *line)
+{
+    size_t len = strlen(line);
+    char *text = malloc(len + 2);
+    ck_assert_ptr_nonnull(text);
+    memcpy(text, line, len);
+    text[len] = '\n';
+    client_send(c, text, len + 1);
+    free(text);
+}
+
+void client_dribble(struct client *c, const char *text, long pause_ms)
+{
+    for (; *text != '\0'; text++) {
+        client_send(c, text, 1);
+        let_pass(pause_ms);
+    }
+}
+
+void client_finish(struct client *c)
+{
+    ck_assert_int_eq(shutdown(c->fd, SHUT_WR), 0);
+}
+
+/* Receives more. Returns as recv does, -2 if nothing came. */
+static ssize_t receive(struct client *c)
+{
+    if (c->start > 0) {
+        c->end -= c->start;
+        memmove(c->data, c->data + c->start, c->end);
+        c->start = 0;
+    }
+    if (c->end + 1 >= c->size) {
+        c->size = c->size > 0 ? 2 * c->size : 1024;
+        c->data = realloc(c->data, c->size);
+        ck_assert_ptr_nonnull(c->data);
+    }
+    if (!await(c, POLLIN, PATIENCE_MS))
+        return -2;
+    ssize_t n = recv(c->fd, c->data + c->end, c->size - c->end - 1, 0);
+    if (n > 0)
+        c->end += (size_t)n;
+    return n;
+}
+
+const char *client_line(struct client *c)
+{
+    size_t scanned = 0;
+    for (;;) {
+        char *line = c->data != NULL ? c->data + c->start : NULL;
+        size_t len = c->end - c->start;
+        char *lf =
+            len > scanned ? memchr(line + scanned, '\n', len - scanned) : NULL;
+        if (lf != NULL) {
+            *lf = '\0';
+            c->line_len = (size_t)(lf - line);
+            c->start += c->line_len + 1;
+            return line;
+        }
+        scanned = len;
+        ssize_t n = receive(c);
+        if (n <= 0) {
+            c->line_len = 0;
+            if (n == 0)
+                return len > 0 ? "<end in mid-line>" : "<end>";
+            return n == -1 ? "<reset>" : "<silence>";
+        }
+    }
+}
+
+const char *client_ask(struct client *c, const char *line)
+{
+    client_say(c, line);
+    return client_line(c);
+}
+
+const char *client_rest(struct client *c, size_t *len)
+{
+    ssize_t n;
+    do
+        n = receive(c);
+    while (n > 0);
+    ck_assert_msg(n == 0, n == -1 ? "reset" : "not closed");
+    c->data[c->end] = '\0';
+    *len = c->end - c->start;
+    return c->data + c->start;
+}
+
+void client_close(struct client *c)
+{
+    close(c->fd);
+    free(c->data);
+    free(c);
+}
+
+void client_reset(struct client *c)
+{
+    const struct linger at_once = {.l_onoff = 1, .l_linger = 0};
+    ck_assert_int_eq(
+        setsockopt(c->fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once), 0);
+    client_close(c);
+}
