@@ -48,9 +48,9 @@ static void set_up(void)
 
 static void tear_down(void)
 {
+    rogue_stop(upstream); /* first: this ends fetches that hang */
     server_stop(server);
     server_free(server);
-    rogue_stop(upstream);
 }
 
 /* Sends it all, reads all replies, and compares byte for byte. */
