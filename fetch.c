@@ -34,6 +34,7 @@ struct handle {
     size_t body_start;         /* length of *body before the transfer */
     size_t max_body;           /* bytes */
     size_t headers;            /* bytes */
+    bool answered;             /* the head of the final answer is complete */
     enum fetch_status stopped; /* why a callback ended it, or FETCH_OK */
 };
 
@@ -96,18 +97,26 @@ static size_t on_body(char *data, size_t size, size_t count, void *arg)
     return len;
 }
 
-/* libcurl's header callback: bounds what an upstream can make it store. */
+/* libcurl's header callback: bounds what an upstream can make it store, and
+ * notes the empty line that ends the head, for libcurl takes a head that the
+ * upstream's close cut off for an answer without a body. */
 static size_t on_header(char *data, size_t size, size_t count, void *arg)
 {
     struct handle *handle = arg;
+    size_t len = size * count;
+    long http_status;
 
-    (void)data;
-    handle->headers += size * count;
+    handle->headers += len;
     if (handle->headers > MAX_HEADERS) {
         handle->stopped = FETCH_BAD_HTTP;
         return CURL_WRITEFUNC_ERROR;
     }
-    return size * count;
+    if (len > 0 && (data[0] == '\r' || data[0] == '\n') &&
+        curl_easy_getinfo(handle->easy, CURLINFO_RESPONSE_CODE,
+                          &http_status) == CURLE_OK &&
+        http_status >= 200) /* below, another head follows */
+        handle->answered = true;
+    return len;
 }
 
 /* Makes an easy handle with all that stays the same from fetch to fetch. */
@@ -266,6 +275,7 @@ static enum fetch_status transfer(const struct fetcher *fetcher,
     handle->body = body;
     handle->body_start = body->len;
     handle->headers = 0;
+    handle->answered = false;
     handle->stopped = FETCH_OK;
 
     CURLcode rc = curl_easy_perform(handle->easy);
@@ -275,6 +285,8 @@ static enum fetch_status transfer(const struct fetcher *fetcher,
         status = handle->stopped;
     else if (rc != CURLE_OK)
         status = failure_status(handle->easy, rc);
+    else if (!handle->answered)
+        status = FETCH_CLOSED_EARLY;
     if (curl_easy_getinfo(handle->easy, CURLINFO_RESPONSE_CODE, http_status) !=
         CURLE_OK)
         *http_status = 0;
