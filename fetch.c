@@ -221,10 +221,18 @@ static bool set_target(const struct fetcher *fetcher, struct handle *handle,
 /* Says which status a transfer that failed with rc ends in. */
 static enum fetch_status failure_status(CURL *easy, CURLcode rc)
 {
+    curl_off_t first_byte = 0; /* microseconds; 0 while there is none */
     long os_errno = 0;
 
     switch (rc) {
     case CURLE_OUT_OF_MEMORY:
+        /* Once the answer has begun, this is what libcurl calls a line of
+         * more than CURL_MAX_HTTP_HEADER bytes in its head. The one thing
+         * that takes more memory then, the body, is on_body's. */
+        if (curl_easy_getinfo(easy, CURLINFO_STARTTRANSFER_TIME_T,
+                              &first_byte) == CURLE_OK &&
+            first_byte > 0)
+            return FETCH_BAD_HTTP;
         return FETCH_NO_MEMORY;
     case CURLE_COULDNT_CONNECT:
         return FETCH_REFUSED;
