@@ -27,7 +27,8 @@
 struct handle {
     SLIST_ENTRY(handle) next;
     CURL *easy;
-    struct buffer target; /* of the request: path, query and a NUL */
+    struct buffer target;          /* of the request: path, query and a NUL */
+    char message[CURL_ERROR_SIZE]; /* libcurl's, of a transfer that failed */
 
     /* The transfer that is running. */
     struct buffer *body;
@@ -145,6 +146,7 @@ static CURL *make_easy(const struct fetcher *fetcher, struct handle *handle)
     SET(CURLOPT_WRITEDATA, handle);
     SET(CURLOPT_HEADERFUNCTION, on_header);
     SET(CURLOPT_HEADERDATA, handle);
+    SET(CURLOPT_ERRORBUFFER, handle->message);
     if (fetcher->cacert != NULL)
         SET(CURLOPT_CAINFO, fetcher->cacert);
     /* Without NOSIGNAL each transfer changes the process's SIGPIPE action,
@@ -219,17 +221,17 @@ static bool set_target(const struct fetcher *fetcher, struct handle *handle,
 }
 
 /* Says which status a transfer that failed with rc ends in. */
-static enum fetch_status failure_status(CURL *easy, CURLcode rc)
+static enum fetch_status failure_status(const struct handle *handle,
+                                        CURLcode rc)
 {
     curl_off_t first_byte = 0; /* microseconds; 0 while there is none */
-    long os_errno = 0;
 
     switch (rc) {
     case CURLE_OUT_OF_MEMORY:
         /* Once the answer has begun, this is what libcurl calls a line of
          * more than CURL_MAX_HTTP_HEADER bytes in its head. The one thing
          * that takes more memory then, the body, is on_body's. */
-        if (curl_easy_getinfo(easy, CURLINFO_STARTTRANSFER_TIME_T,
+        if (curl_easy_getinfo(handle->easy, CURLINFO_STARTTRANSFER_TIME_T,
                               &first_byte) == CURLE_OK &&
             first_byte > 0)
             return FETCH_BAD_HTTP;
@@ -245,12 +247,11 @@ static enum fetch_status failure_status(CURL *easy, CURLcode rc)
     case CURLE_SEND_ERROR:
         return FETCH_CLOSED_EARLY;
     case CURLE_RECV_ERROR:
-        /* A bad chunk comes with this code too, but without an errno. */
-        if (curl_easy_getinfo(easy, CURLINFO_OS_ERRNO, &os_errno) ==
-                CURLE_OK &&
-            os_errno != 0)
-            return FETCH_CLOSED_EARLY;
-        return FETCH_BAD_HTTP;
+        /* A bad chunk comes with this code too, and only the message tells.
+         * CURLINFO_OS_ERRNO may be of an earlier transfer, and a TLS
+         * connection that was cut off sets none. */
+        return strstr(handle->message, "chunk") != NULL ? FETCH_BAD_HTTP
+                                                        : FETCH_CLOSED_EARLY;
     case CURLE_UNSUPPORTED_PROTOCOL: /* HTTP/0.9 */
     case CURLE_WEIRD_SERVER_REPLY:
         return FETCH_BAD_HTTP;
@@ -292,7 +293,7 @@ static enum fetch_status transfer(const struct fetcher *fetcher,
     if (handle->stopped != FETCH_OK)
         status = handle->stopped;
     else if (rc != CURLE_OK)
-        status = failure_status(handle->easy, rc);
+        status = failure_status(handle, rc);
     else if (!handle->answered)
         status = FETCH_CLOSED_EARLY;
     if (curl_easy_getinfo(handle->easy, CURLINFO_RESPONSE_CODE, http_status) !=
