@@ -120,14 +120,13 @@ static size_t on_header(char *data, size_t size, size_t count, void *arg)
     return len;
 }
 
-/* Makes an easy handle with all that stays the same from fetch to fetch. */
-static CURL *make_easy(const struct fetcher *fetcher, struct handle *handle)
+/* Sets all that stays the same from fetch to fetch. Without memory for that,
+ * there is no easy handle. */
+static bool set_options(const struct fetcher *fetcher, struct handle *handle)
 {
-    CURL *easy = curl_easy_init();
-    if (easy == NULL)
-        return NULL;
-
+    CURL *easy = handle->easy;
     CURLcode rc = CURLE_OK;
+
 #define SET(option, value)                                                    \
     if (rc == CURLE_OK)                                                       \
     rc = curl_easy_setopt(easy, option, value)
@@ -158,9 +157,9 @@ static CURL *make_easy(const struct fetcher *fetcher, struct handle *handle)
 
     if (rc != CURLE_OK) {
         curl_easy_cleanup(easy);
-        return NULL;
+        handle->easy = NULL;
     }
-    return easy;
+    return rc == CURLE_OK;
 }
 
 /* Borrows a handle; waits in line for one when all are lent. */
@@ -220,6 +219,24 @@ static bool set_target(const struct fetcher *fetcher, struct handle *handle,
                             target->data) == CURLE_OK;
 }
 
+/* Clears a count of libcurl's. When a kept connection turns out to be closed,
+ * libcurl tries again on a new one, but it counts these attempts for as long
+ * as the handle lives (until curl/curl#19066) and fails at each sixth. */
+static void forget_retries(const struct fetcher *fetcher,
+                           struct handle *handle)
+{
+    long connects;
+
+    if (!fetcher->keepalive ||
+        curl_easy_getinfo(handle->easy, CURLINFO_NUM_CONNECTS, &connects) !=
+            CURLE_OK ||
+        connects == 0)
+        return;
+    curl_easy_reset(handle->easy); /* which keeps connections */
+    if (!set_options(fetcher, handle))
+        return; /* the next fetch makes another one */
+}
+
 /* Says which status a transfer that failed with rc ends in. */
 static enum fetch_status failure_status(const struct handle *handle,
                                         CURLcode rc)
@@ -275,8 +292,8 @@ static enum fetch_status transfer(const struct fetcher *fetcher,
                                   long *http_status)
 {
     if (handle->easy == NULL) {
-        handle->easy = make_easy(fetcher, handle);
-        if (handle->easy == NULL)
+        handle->easy = curl_easy_init();
+        if (handle->easy == NULL || !set_options(fetcher, handle))
             return FETCH_NO_MEMORY;
     }
     if (!set_target(fetcher, handle, text, len))
@@ -304,6 +321,7 @@ static enum fetch_status transfer(const struct fetcher *fetcher,
         status = FETCH_RETURNED;
     if (status != FETCH_OK)
         body->len = handle->body_start;
+    forget_retries(fetcher, handle);
     return status;
 }
 
