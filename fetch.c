@@ -141,6 +141,8 @@ static bool set_options(const struct fetcher *fetcher, struct handle *handle)
     SET(CURLOPT_TIMEOUT_MS, fetcher->timeout_ms);
     SET(CURLOPT_CONNECTTIMEOUT_MS, fetcher->connect_timeout_ms);
     SET(CURLOPT_FORBID_REUSE, fetcher->keepalive ? 0L : 1L);
+    /* What on_body would refuse, refused before it comes. */
+    SET(CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)handle->max_body);
     SET(CURLOPT_WRITEFUNCTION, on_body);
     SET(CURLOPT_WRITEDATA, handle);
     SET(CURLOPT_HEADERFUNCTION, on_header);
@@ -271,7 +273,10 @@ static enum fetch_status failure_status(const struct handle *handle,
                                                         : FETCH_CLOSED_EARLY;
     case CURLE_UNSUPPORTED_PROTOCOL: /* HTTP/0.9 */
     case CURLE_WEIRD_SERVER_REPLY:
+    case CURLE_BAD_CONTENT_ENCODING: /* a Transfer-Encoding but chunked */
         return FETCH_BAD_HTTP;
+    case CURLE_FILESIZE_EXCEEDED:
+        return FETCH_TOO_LARGE;
     case CURLE_PEER_FAILED_VERIFICATION:
     case CURLE_SSL_CACERT_BADFILE:
         return FETCH_NOT_TRUSTED;
