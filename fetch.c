@@ -148,8 +148,10 @@ static bool set_options(const struct fetcher *fetcher, struct handle *handle)
     SET(CURLOPT_HEADERFUNCTION, on_header);
     SET(CURLOPT_HEADERDATA, handle);
     SET(CURLOPT_ERRORBUFFER, handle->message);
-    if (fetcher->cacert != NULL)
+    if (fetcher->cacert != NULL) {
         SET(CURLOPT_CAINFO, fetcher->cacert);
+        SET(CURLOPT_CAPATH, NULL); /* nor the system's, built in */
+    }
     /* Without NOSIGNAL each transfer changes the process's SIGPIPE action,
      * for which the kernel walks all threads. */
     SET(CURLOPT_NOSIGNAL, 1L);
