@@ -332,6 +332,17 @@ static enum fetch_status transfer(const struct fetcher *fetcher,
     return status;
 }
 
+/* Frees the request target, and libcurl's copy of it. */
+static void drop_target(struct handle *handle)
+{
+    free(handle->target.data);
+    handle->target = (struct buffer){0};
+    if (handle->easy != NULL &&
+        curl_easy_setopt(handle->easy, CURLOPT_REQUEST_TARGET, NULL) !=
+            CURLE_OK)
+        return; /* it keeps the copy; the next target replaces it */
+}
+
 enum fetch_status fetch(struct fetcher *fetcher, const char *text, size_t len,
                         struct buffer *body, long *http_status)
 {
@@ -339,10 +350,8 @@ enum fetch_status fetch(struct fetcher *fetcher, const char *text, size_t len,
     struct handle *handle = take_handle(fetcher);
     enum fetch_status status =
         transfer(fetcher, handle, text, len, body, http_status);
-    if (handle->target.size > MAX_TARGET_KEPT) {
-        free(handle->target.data);
-        handle->target = (struct buffer){0};
-    }
+    if (handle->target.size > MAX_TARGET_KEPT)
+        drop_target(handle);
     give_handle(fetcher, handle);
     return status;
 }
