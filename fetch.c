@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/queue.h>
+#include <sys/socket.h>
 
 /* An answer whose headers are longer, trailers included, is not HTTP. */
 #define MAX_HEADERS (64 * 1024)
@@ -201,6 +202,23 @@ static void give_handle(struct fetcher *fetcher, struct handle *handle)
     pthread_mutex_unlock(&fetcher->mutex);
 }
 
+/* Drops the easy handle if something has come on its kept connection. That
+ * can only be an answer that nobody asked for, or the notice that goes before
+ * a close; libcurl would take it for the answer to the next request. */
+static void drop_spoilt(struct handle *handle)
+{
+    curl_socket_t fd;
+    char byte;
+
+    if (curl_easy_getinfo(handle->easy, CURLINFO_ACTIVESOCKET, &fd) ==
+            CURLE_OK &&
+        fd != CURL_SOCKET_BAD &&
+        recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0) {
+        curl_easy_cleanup(handle->easy);
+        handle->easy = NULL;
+    }
+}
+
 /* Writes the request target for this text into the handle. */
 static bool set_target(const struct fetcher *fetcher, struct handle *handle,
                        const char *text, size_t len)
@@ -298,6 +316,8 @@ static enum fetch_status transfer(const struct fetcher *fetcher,
                                   size_t len, struct buffer *body,
                                   long *http_status)
 {
+    if (handle->easy != NULL)
+        drop_spoilt(handle);
     if (handle->easy == NULL) {
         handle->easy = curl_easy_init();
         if (handle->easy == NULL || !set_options(fetcher, handle))
