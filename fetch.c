@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/queue.h>
 #include <sys/socket.h>
+#include <time.h>
 
 /* An answer whose headers are longer, trailers included, is not HTTP. */
 #define MAX_HEADERS (64 * 1024)
@@ -24,10 +25,14 @@
 /* A request target longer than this is not kept from one fetch to the next. */
 #define MAX_TARGET_KEPT 4096
 
+/* A connection that was kept for longer is looked at before it is used. */
+#define IDLE_MS 20
+
 /* A place in the pool. Its easy handle is made when it is first used. */
 struct handle {
     SLIST_ENTRY(handle) next;
     CURL *easy;
+    long long last_used;           /* in ms, on a clock that nobody sets */
     struct buffer target;          /* of the request: path, query and a NUL */
     char message[CURL_ERROR_SIZE]; /* libcurl's, of a transfer that failed */
 
@@ -137,7 +142,7 @@ static bool set_options(const struct fetcher *fetcher, struct handle *handle)
     SET(CURLOPT_CURLU, fetcher->url);
     SET(CURLOPT_PROTOCOLS_STR, "http,https");
     SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
-    SET(CURLOPT_PROXY, ""); /* whatever http_proxy says */
+    SET(CURLOPT_NOPROXY, "*"); /* whatever http_proxy says */
     SET(CURLOPT_HTTPHEADER, fetcher->headers);
     SET(CURLOPT_TIMEOUT_MS, fetcher->timeout_ms);
     SET(CURLOPT_CONNECTTIMEOUT_MS, fetcher->connect_timeout_ms);
@@ -202,15 +207,24 @@ static void give_handle(struct fetcher *fetcher, struct handle *handle)
     pthread_mutex_unlock(&fetcher->mutex);
 }
 
-/* Drops the easy handle if something has come on its kept connection. That
- * can only be an answer that nobody asked for, or the notice that goes before
- * a close; libcurl would take it for the answer to the next request. */
+static long long now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now); /* cannot fail for this clock */
+    return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
+}
+
+/* Drops the easy handle if something has come on its kept connection: an
+ * answer that nobody asked for, or the notice that goes before a close.
+ * libcurl would take it for the answer to the next request. Back to back,
+ * this is not worth a system call: what comes after it goes unseen anyway. */
 static void drop_spoilt(struct handle *handle)
 {
     curl_socket_t fd;
     char byte;
 
-    if (curl_easy_getinfo(handle->easy, CURLINFO_ACTIVESOCKET, &fd) ==
+    if (now_ms() - handle->last_used >= IDLE_MS &&
+        curl_easy_getinfo(handle->easy, CURLINFO_ACTIVESOCKET, &fd) ==
             CURLE_OK &&
         fd != CURL_SOCKET_BAD &&
         recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0) {
@@ -372,6 +386,7 @@ enum fetch_status fetch(struct fetcher *fetcher, const char *text, size_t len,
         transfer(fetcher, handle, text, len, body, http_status);
     if (handle->target.size > MAX_TARGET_KEPT)
         drop_target(handle);
+    handle->last_used = now_ms();
     give_handle(fetcher, handle);
     return status;
 }
