@@ -94,6 +94,7 @@ struct driver {
     bool window_over;
     bool out_of_memory;
     bool stdin_ended;
+    bool coarse; /* no epoll_pwait2: before Linux 5.11, and in valgrind */
     struct rusage usage_before;
     struct rusage usage_after;
 };
@@ -674,6 +675,30 @@ static void handle_event(struct driver *driver, struct connection *connection,
     }
 }
 
+/*
+ * Wait for events, for so long at most. Returns their number, or -1 with errno
+ * set.
+ */
+static int wait_for_events(struct driver *driver, uint64_t wait_ns,
+                           struct epoll_event events[MAX_EVENTS])
+{
+    const struct timespec wait = {
+        .tv_sec = (time_t)(wait_ns / SECOND),
+        .tv_nsec = (long)(wait_ns % SECOND),
+    };
+    if (!driver->coarse) {
+        int count =
+            epoll_pwait2(driver->epoll, events, MAX_EVENTS, &wait, NULL);
+        if (count >= 0 || errno != ENOSYS) {
+            return count;
+        }
+        driver->coarse = true;
+    }
+    /* Spin for the last millisecond rather than be late. */
+    return epoll_wait(driver->epoll, events, MAX_EVENTS,
+                      (int)(wait_ns / 1000000));
+}
+
 /* Wait for events until the given time at most, and handle them. */
 static bool handle_events(struct driver *driver, uint64_t until)
 {
@@ -687,15 +712,9 @@ static bool handle_events(struct driver *driver, uint64_t until)
     if (driver->tick_ns < until) {
         until = driver->tick_ns;
     }
-    uint64_t wait = until > now ? until - now : 0;
-    struct timespec timeout = {
-        .tv_sec = (time_t)(wait / SECOND),
-        .tv_nsec = (long)(wait % SECOND),
-    };
-    int count =
-        epoll_pwait2(driver->epoll, events, MAX_EVENTS, &timeout, NULL);
+    int count = wait_for_events(driver, until > now ? until - now : 0, events);
     if (count < 0 && errno != EINTR) {
-        perror("load: epoll_pwait2");
+        perror("load: epoll_wait");
         return false;
     }
     for (int i = 0; i < count; i++) {
