@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: MIT
+"""What the figures were measured on and with."""
+
+import os
+import platform
+import re
+import resource
+import shutil
+import subprocess
+import sys
+
+PYTHON = "/usr/bin/python3"
+
+VERSIONS = {
+    "cc": ["cc", "--version"],
+    "libcurl": ["pkg-config", "--modversion", "libcurl"],
+    "libevent": ["pkg-config", "--modversion", "libevent"],
+    "libc": ["ldd", "--version"],
+    "python3": [PYTHON, "--version"],
+    "gevent": [PYTHON, "-c", "import gevent; print(gevent.__version__)"],
+    "twisted": [PYTHON, "-c", "import twisted; print(twisted.__version__)"],
+    "aiohttp": [PYTHON, "-c", "import aiohttp; print(aiohttp.__version__)"],
+    "node": ["node", "--version"],
+    "go": ["go", "version"],
+    "gnuplot": ["gnuplot", "--version"],
+    "strace": ["strace", "--version"],
+}
+
+SYSCTLS = (
+    "kernel/pid_max", "kernel/threads-max", "vm/max_map_count",
+    "net/core/somaxconn", "net/ipv4/tcp_max_syn_backlog",
+    "net/ipv4/ip_local_port_range", "net/ipv4/tcp_tw_reuse",
+    "fs/file-max")
+
+
+def read(path):
+    """The text of a file of the kernel's, or None."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def first_line(command, root=None):
+    """The first line that a command prints, or None."""
+    if not shutil.which(command[0]):
+        return None
+    try:
+        done = subprocess.run(command, cwd=root, timeout=20, check=False,
+                              stdin=subprocess.DEVNULL, text=True,
+                              stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = done.stdout.strip().splitlines()
+    return lines[0] if done.returncode == 0 and lines else None
+
+
+def cpu_model():
+    info = read("/proc/cpuinfo") or ""
+    found = re.search(r"^model name\s*:\s*(.*)$", info, re.M)
+    return found.group(1) if found else platform.machine()
+
+
+def memory_mib():
+    found = re.search(r"MemTotal:\s+(\d+)", read("/proc/meminfo") or "")
+    return int(found.group(1)) // 1024 if found else None
+
+
+def split_cores():
+    """Which cores the server and which the kit gets, None for all.
+
+    With four or more, each has its own; with fewer they would starve.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 4:
+        return None, None
+    half = len(cores) // 2
+    return set(cores[:half]), set(cores[half:])
+
+
+def words(cores):
+    return "all" if cores is None else sorted(cores)
+
+
+def gather(root, cores):
+    """All of it, for environment.json."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    commit = first_line(["git", "rev-parse", "HEAD"], root)
+    changed = first_line(["git", "status", "--porcelain",
+                          "--untracked-files=no"], root)
+    return {
+        "command_line": sys.argv,
+        "commit": commit,
+        "uncommitted_changes": bool(changed),
+        "cpu": {
+            "model": cpu_model(),
+            "cores": os.cpu_count(),
+            "cores_of_the_server": words(cores[0]),
+            "cores_of_the_kit": words(cores[1]),
+            "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/"
+                             "scaling_governor"),
+            "hypervisor": "hypervisor" in (read("/proc/cpuinfo") or ""),
+        },
+        "memory_mib": memory_mib(),
+        "system": first_line(["sh", "-c",
+                              ". /etc/os-release; echo $PRETTY_NAME"]),
+        "kernel": platform.release(),
+        "kernel_build": platform.version(),
+        "clock_source": read("/sys/devices/system/clocksource/clocksource0/"
+                             "current_clocksource"),
+        "load_average_at_start": (read("/proc/loadavg") or "")[:14],
+        "limits": {
+            "open_files_soft": soft,
+            "open_files_hard": hard,
+            **{name.replace("/", "."): read("/proc/sys/" + name)
+               for name in SYSCTLS},
+        },
+        "versions": {name: first_line(command)
+                     for name, command in VERSIONS.items()},
+    }

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: MIT
+"""Processes that leave nothing behind, and what the kernel says of them."""
+
+import collections
+import ctypes
+import os
+import random
+import select
+import shlex
+import signal
+import socket
+import subprocess
+import time
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+CPUCLOCK_SCHED = 2  # of the dynamic clock ids: exact time on a core, all threads
+TICKS = os.sysconf("SC_CLK_TCK")
+
+libc = ctypes.CDLL(None, use_errno=True)
+running = []  # every Program that has been started and not yet collected
+
+
+class Failure(Exception):
+    """Something that ends the whole measurement, told to the user."""
+
+
+def adopt_orphans():
+    """Become the parent of what our children leave behind."""
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def free_port():
+    """A port nobody listens on, outside of what the kernel gives clients."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range",
+              encoding="ascii") as file:
+        first, last = map(int, file.read().split())
+    for _ in range(1000):
+        port = random.randrange(10000, 65000)
+        if first <= port <= last:
+            continue
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    with socket.socket() as probe:  # the range is nearly everything
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Program:
+    """A program in a session of its own, killed if we die."""
+
+    def __init__(self, command, log, cores=None, stdin=subprocess.DEVNULL,
+                 stdout=subprocess.DEVNULL, stderr=None, cwd=None):
+        self.command = command
+        self.log = log
+        parent = os.getpid()
+
+        def child():
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+            if os.getppid() != parent:
+                os._exit(127)
+            if cores:
+                os.sched_setaffinity(0, cores)
+
+        with open(log, "ab") as output:
+            try:
+                self.process = subprocess.Popen(
+                    command, stdin=stdin, stdout=stdout,
+                    stderr=output if stderr is None else stderr, cwd=cwd,
+                    start_new_session=True, preexec_fn=child)
+            except OSError as error:
+                raise Failure(f"cannot run {shlex.join(command)}: "
+                              f"{error.strerror}") from error
+        self.pid = self.process.pid
+        running.append(self)
+
+    def ended(self):
+        """How it ended, in words, or None while it runs."""
+        status = self.process.poll()
+        if status is None:
+            return None
+        if status < 0:
+            return f"was killed by {signal.Signals(-status).name}"
+        return f"ended with status {status}"
+
+    def stop(self, patience=15):
+        """End it and what it started; how it ended, in words."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(patience)
+            except subprocess.TimeoutExpired:
+                pass
+        stuck = self.process.poll() is None
+        kill_session(self.pid)
+        self.process.wait()
+        if self in running:
+            running.remove(self)
+        for stream in (self.process.stdin, self.process.stdout,
+                       self.process.stderr):
+            if stream:
+                stream.close()
+        return "did not end on SIGTERM" if stuck else self.ended()
+
+    def tail(self, lines=3):
+        """The end of what it wrote to stderr."""
+        with open(self.log, "rb") as file:
+            text = file.read().decode("utf-8", "replace")
+        return " | ".join(text.strip().splitlines()[-lines:])
+
+
+def kill_session(session):
+    """Kill every process of a session, and collect those that are ours."""
+    pids = session_members(session)
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    for pid in pids:
+        if pid != session:
+            try:
+                os.waitpid(pid, 0)  # adopted, see adopt_orphans
+            except ChildProcessError:
+                pass
+
+
+def stop_all():
+    """End whatever still runs, without waiting for manners."""
+    for program in list(running):
+        program.stop(patience=0)
+
+
+def stat_fields(pid):
+    """The fields of /proc/PID/stat from the state on, or None."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8",
+                  errors="replace") as file:
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def session_members(session):
+    """The processes of a session."""
+    members = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            fields = stat_fields(name)
+            if fields and fields[3] == str(session) and fields[0] != "Z":
+                members.append(int(name))
+    return members
+
+
+def cpu_ns(pids):
+    """Nanoseconds on a core of these processes, ended threads included."""
+    total = 0
+    for pid in pids:
+        try:
+            total += time.clock_gettime_ns((~pid << 3) | CPUCLOCK_SCHED)
+        except OSError:
+            pass  # it has ended; the caller compares who was there
+    return total
+
+
+def machine_cpu_ns():
+    """Nanoseconds that all cores together were not idle, in ticks."""
+    with open("/proc/stat", encoding="ascii") as file:
+        fields = [int(field) for field in file.readline().split()[1:]]
+    idle = fields[3] + fields[4]
+    return (sum(fields[:8]) - idle) * (1000000000 // TICKS)
+
+
+Counters = collections.namedtuple(
+    "Counters", "user_ticks system_ticks voluntary involuntary memory_kib "
+    "threads processes cpu_ns")
+
+
+def counters(session):
+    """What the processes of a session have used, together."""
+    user = system = voluntary = involuntary = memory = threads = 0
+    pids = session_members(session)
+    for pid in pids:
+        fields = stat_fields(pid)
+        if not fields:
+            continue
+        user += int(fields[11])
+        system += int(fields[12])
+        try:
+            tasks = os.listdir(f"/proc/{pid}/task")
+        except OSError:
+            continue
+        threads += len(tasks)
+        for task in tasks:
+            status = read_status(f"/proc/{pid}/task/{task}/status")
+            voluntary += status.get("voluntary_ctxt_switches", 0)
+            involuntary += status.get("nonvoluntary_ctxt_switches", 0)
+        memory += memory_kib(pid)
+    return Counters(user, system, voluntary, involuntary, memory, threads,
+                    len(pids), cpu_ns(pids))
+
+
+def read_status(path):
+    """The numbers of a status file by their names."""
+    numbers = {}
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                value = value.split()
+                if value and value[0].isdigit():
+                    numbers[name] = int(value[0])
+    except OSError:
+        pass  # it ended while we looked
+    return numbers
+
+
+def memory_kib(pid):
+    """Resident memory; pages that processes share are divided among them."""
+    numbers = read_status(f"/proc/{pid}/smaps_rollup")
+    if "Pss" in numbers:
+        return numbers["Pss"]
+    return read_status(f"/proc/{pid}/status").get("VmRSS", 0)
+
+
+def wait_for_port(program, name, patience=20):
+    """The port that a program of the kit says it listens on."""
+    limit = time.monotonic() + patience
+    while time.monotonic() < limit:
+        with open(program.log, "rb") as file:
+            for line in file.read().decode("utf-8", "replace").splitlines():
+                if "listening on " in line:
+                    return int(line.split("listening on ")[1]
+                               .split(",")[0].rpartition(":")[2])
+        if program.ended():
+            break
+        time.sleep(0.01)
+    raise Failure(f"{name} did not start: {program.ended() or 'silent'}: "
+                  f"{program.tail()}")
+
+
+def ask(port, line, patience=20):
+    """Send a line on a connection of its own; the reply, or None."""
+    limit = time.monotonic() + patience
+    with socket.create_connection(("127.0.0.1", port), 1) as client:
+        client.sendall(line + b"\n")
+        reply = b""
+        while not reply.endswith(b"\n"):
+            left = limit - time.monotonic()
+            if left <= 0 or not select.select([client], [], [], left)[0]:
+                return None
+            data = client.recv(65536)
+            if not data:
+                return None
+            reply += data
+        return reply

@@ -1,0 +1,474 @@
+# SPDX-License-Identifier: MIT
+"""One run: a fresh upstream, a contender, the load, and the row of figures."""
+
+import bisect
+import errno
+import gzip
+import json
+import os
+import re
+import select
+import shutil
+import subprocess
+import threading
+import time
+
+from . import processes
+from .processes import Failure, Program
+
+# A column a figure, with its unit at the end of the name.
+COLUMNS = (
+    "run", "contender", "model", "upstream_connection", "concurrency",
+    "delay_ms", "repetition", "valid", "why", "requests", "seconds",
+    "throughput_per_s", "overhead_ratio", "latency_mean_us",
+    "latency_p50_us", "latency_p90_us", "latency_p99_us", "latency_p999_us",
+    "latency_max_us", "cpu_per_request_us", "cpu_user_per_request_us",
+    "cpu_system_per_request_us", "server_cores",
+    "voluntary_switches_per_request", "involuntary_switches_per_request",
+    "system_calls_per_request", "memory_idle_kib", "memory_loaded_kib",
+    "memory_per_connection_kib", "threads", "processes",
+    "littles_law_ratio", "load_cpu_per_request_us",
+    "upstream_cpu_per_request_us", "load_cores", "upstream_cores",
+    "other_cores", "client_replies", "server_requests",
+    "server_connections", "samples")
+
+LITTLES_LAW_TOLERANCE = 0.05
+KIT_LIMIT_CORES = 0.9  # each part of the kit has one thread
+PROBE = b"is anybody there"
+START_PATIENCE = 30  # seconds for an interpreter to load what it imports
+
+
+class Monitor(threading.Thread):
+    """Reads, some times a second, how long each part was on a core."""
+
+    def __init__(self, server, upstream):
+        super().__init__(daemon=True)
+        self.server = server
+        self.upstream = upstream
+        self.load = None
+        self.readings = []  # (ns, server, upstream, load, machine)
+        self.over = threading.Event()
+
+    def run(self):
+        pids = processes.session_members(self.server)
+        interval = 0.1
+        for count in range(10 ** 9):
+            if count % 5 == 0:
+                # a server of many processes is looked at less often, or
+                # looking would be felt
+                pids = processes.session_members(self.server)
+                interval = 0.1 if len(pids) < 50 else 0.4
+            self.read(pids)
+            if self.over.wait(interval):
+                return
+
+    def read(self, pids):
+        self.readings.append((
+            time.monotonic_ns(), processes.cpu_ns(pids),
+            processes.cpu_ns([self.upstream]),
+            processes.cpu_ns([self.load] if self.load else []),
+            processes.machine_cpu_ns()))
+
+    def stop(self):
+        self.over.set()
+        self.join()
+
+
+class Settings:
+    """What all runs of one measurement share."""
+
+    def __init__(self, root, output, duration, warmup, cores):
+        self.root = root
+        self.output = output
+        self.duration = duration
+        self.warmup = warmup
+        self.server_cores, self.kit_cores = cores
+        self.work = os.path.join(output, "work")
+        os.makedirs(self.work, exist_ok=True)
+        os.makedirs(os.path.join(output, "samples"), exist_ok=True)
+
+    def program(self, name):
+        return os.path.join(self.root, "build", name)
+
+    def log(self, name):
+        path = os.path.join(self.work, name + ".log")
+        with open(path, "wb"):
+            return path
+
+
+class Load:
+    """The load generator, held once it has measured."""
+
+    def __init__(self, settings, port, concurrency, arguments, samples):
+        command = [settings.program("load"), "--connect",
+                   f"127.0.0.1:{port}", "--connections", str(concurrency),
+                   "--json", "-", "--samples", samples, "--hold",
+                   "--timeout", "20"] + arguments
+        self.program = Program(command, settings.log("load"),
+                               cores=settings.kit_cores,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+        self.messages = ""
+
+    def await_hold(self, patience, watched):
+        """When all replies were in, in ns; None if it ended or it is over.
+
+        watched are the programs without which there is nothing to wait for.
+        """
+        stream = self.program.process.stderr
+        limit = time.monotonic() + patience
+        while time.monotonic() < limit:
+            ready = select.select([stream], [], [], 0.2)[0]
+            now = time.monotonic_ns()
+            if ready:
+                data = os.read(stream.fileno(), 65536)
+                if not data:
+                    return None
+                self.messages += data.decode("utf-8", "replace")
+                if "holding" in self.messages:
+                    return now
+            if any(program.ended() for program in watched):
+                # what depends on it fails now; let the load say how
+                limit = min(limit, time.monotonic() + 2)
+        return None
+
+    def finish(self, patience=60):
+        """Let it close its connections; its figures, or None."""
+        process = self.program.process
+        try:
+            output, messages = process.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            self.program.stop(patience=0)
+            return None
+        self.messages += messages.decode("utf-8", "replace")
+        status = process.returncode
+        self.program.stop()
+        try:
+            figures = json.loads(output)
+        except ValueError:
+            figures = None
+        if "cannot write" in self.messages:
+            raise Failure(self.complaint())
+        if figures is None and status not in (0, 1):
+            raise Failure(f"load: {self.program.ended()}: "
+                          f"{self.complaint()}")
+        return figures
+
+    def complaint(self):
+        """What it said besides that it holds."""
+        return " | ".join(line for line in self.messages.splitlines()
+                          if "holding" not in line)
+
+
+def start_server(settings, contender, port, upstream_port):
+    """Start a contender and see that it answers."""
+    command = contender.command(port, upstream_port)
+    server = Program(command, settings.log("server"),
+                     cores=settings.server_cores, cwd=settings.root)
+    limit = time.monotonic() + START_PATIENCE
+    while time.monotonic() < limit:
+        if server.ended():
+            break
+        try:
+            reply = processes.ask(port, PROBE)
+        except OSError:
+            time.sleep(0.02)
+            continue
+        if reply == b"echo: " + PROBE + b"\n":
+            return server, None
+        return server, f"wrong reply to the first line: {reply!r}"
+    return server, (f"the server did not start: "
+                    f"{server.ended() or 'no answer'}: {server.tail()}")
+
+
+def measure(settings, plan, row):
+    """Fill in the row of one planned run; problems go to row['why']."""
+    upstream = Program(
+        [settings.program("upstream"), "--listen", "127.0.0.1:0", "--delay",
+         f"{plan.delay_ms:g}"], settings.log("upstream"),
+        cores=settings.kit_cores)
+    server = None
+    try:
+        upstream_port = processes.wait_for_port(upstream, "upstream")
+        port = processes.free_port()
+        server, problem = start_server(settings, plan.contender, port,
+                                       upstream_port)
+        if problem:
+            row["why"].append(problem)
+            return
+        drive(settings, plan, row, (server, upstream), port)
+        if upstream.ended():
+            raise Failure(f"the upstream {upstream.ended()} in run "
+                          f"{row['run']}: {upstream.tail()}")
+    finally:
+        if server:
+            early = server.ended()
+            ending = server.stop()
+            if early:
+                row["why"].append(f"the server {early}: {server.tail()}")
+            elif "did not" in ending:
+                row["why"].append(f"the server {ending}")
+            check_summary(server, row)
+        upstream.stop()
+
+
+def drive(settings, plan, row, programs, port):
+    """Put the load on a server that answers, and take the figures."""
+    server, upstream = programs
+    raw = os.path.join(settings.work, "samples")
+    before = processes.counters(server.pid)
+    monitor = Monitor(server.pid, upstream.pid)
+    load = Load(settings, port, plan.concurrency,
+                ["--duration", f"{settings.duration:.3f}",
+                 "--warmup", f"{settings.warmup:.3f}s"], raw)
+    monitor.load = load.program.pid
+    monitor.start()
+    try:
+        held_ns = load.await_hold(settings.duration + settings.warmup + 60,
+                                  programs)
+    finally:
+        monitor.stop()
+    after = processes.counters(server.pid)
+    dead = server.ended()
+    if dead:
+        row["why"].append(f"the server {dead} during the run: "
+                          f"{server.tail()}")
+    figures = load.finish()
+    if upstream.ended():
+        raise Failure(f"the upstream {upstream.ended()} in run "
+                      f"{row['run']}: {upstream.tail()}")
+    if figures is None:
+        row["why"].append(f"no figures: {load.complaint()}")
+        return
+    row["samples"] = keep_samples(settings, plan, row, raw, figures)
+    take_figures(plan, row, figures)
+    check_replies(row, figures)
+    if held_ns is None or dead:
+        if not row["why"]:
+            row["why"].append("the load did not come to its end")
+        return
+    take_counters(plan, row, figures, before, after)
+    take_window(settings, row, raw, held_ns, monitor.readings,
+                (before, after))
+    check_laws(row)
+
+
+def keep_samples(settings, plan, row, raw, figures):
+    """Pack the samples into the output; the name they have there."""
+    name = (f"samples/{row['run']:04d}-{plan.contender.file_name()}-"
+            f"{plan.concurrency}-{plan.delay_ms:g}ms.txt.gz")
+    with open(raw, "rb") as source:
+        lines = sum(block.count(b"\n") for block in
+                    iter(lambda: source.read(1 << 20), b"")) - 1
+        if lines != figures["requests"] and figures["right"]:
+            row["why"].append(f"{lines} samples of {figures['requests']} "
+                              f"requests")
+        source.seek(0)
+        try:
+            with gzip.open(os.path.join(settings.output, name), "wb",
+                           compresslevel=3) as target:
+                shutil.copyfileobj(source, target)
+        except OSError as error:
+            raise Failure(f"cannot write {name}: "
+                          f"{os.strerror(error.errno or errno.EIO)}") \
+                from error
+    return name
+
+
+def take_figures(plan, row, figures):
+    """What the client saw."""
+    latency = figures["latency_us"]
+    throughput = figures["requests_per_second"]
+    row["requests"] = figures["requests"]
+    row["seconds"] = figures["seconds"]
+    row["throughput_per_s"] = throughput
+    if plan.delay_ms > 0 and throughput > 0:
+        row["overhead_ratio"] = (plan.concurrency /
+                                 (plan.delay_ms / 1000) / throughput)
+    for name, key in (("mean", "mean"), ("p50", "p50"), ("p90", "p90"),
+                      ("p99", "p99"), ("p999", "p99.9"), ("max", "max")):
+        row[f"latency_{name}_us"] = latency[key]
+    row["littles_law_ratio"] = figures["concurrency"]
+    row["load_cpu_per_request_us"] = figures["cpu_us_per_request"]
+    row["load_cores"] = ((figures["cpu_user"] + figures["cpu_sys"]) /
+                         max(figures["seconds"], 1e-9))
+    row["client_replies"] = figures["replies"]
+    row["client_connections"] = figures["connected"]
+
+
+def take_counters(plan, row, figures, before, after):
+    """What the kernel counted from the idle server to the last reply."""
+    replies = max(figures["replies"], 1)
+    row["voluntary_switches_per_request"] = (
+        (after.voluntary - before.voluntary) / replies)
+    row["involuntary_switches_per_request"] = (
+        (after.involuntary - before.involuntary) / replies)
+    row["memory_idle_kib"] = before.memory_kib
+    row["memory_loaded_kib"] = after.memory_kib
+    if plan.concurrency >= 10:  # below that it is the allocator's whim
+        row["memory_per_connection_kib"] = (
+            (after.memory_kib - before.memory_kib) / plan.concurrency)
+    row["threads"] = after.threads
+    row["processes"] = after.processes
+
+
+def take_window(settings, row, raw, held_ns, readings, ends):
+    """CPU per request, between two readings within the measured time."""
+    starts = []
+    completions = []
+    slowest = 0
+    with open(raw, encoding="ascii") as file:
+        for line in file:
+            if line[0] == "#":
+                continue
+            start, latency, _ = line.split()
+            latency = float(latency) * 1e3
+            starts.append(float(start) * 1e9)
+            completions.append(starts[-1] + latency)
+            slowest = max(slowest, latency)
+    if not completions:
+        return
+    completions.sort()
+    # the load said that it holds when the last reply was in
+    zero = held_ns - completions[-1]
+    span = settings.duration * 1e9
+    # before this the replies are partly to lines of the warm-up
+    first = zero + min(max(span * 0.05, slowest), span / 2)
+    inside = [reading for reading in readings
+              if first <= reading[0] <= zero + span]
+    if len(inside) < 2:
+        row["why"].append("too few readings of the CPU clocks")
+        return
+    begin, end = inside[0], inside[-1]
+    requests = (bisect.bisect_right(completions, end[0] - zero) -
+                bisect.bisect_right(completions, begin[0] - zero))
+    seconds = (end[0] - begin[0]) / 1e9
+    if requests == 0:
+        row["why"].append("no reply between two readings")
+        return
+    server, upstream, load, machine = (
+        (late - early) / 1e3 for early, late in zip(begin[1:], end[1:]))
+    before, after = ends
+    user = after.user_ticks - before.user_ticks
+    system = after.system_ticks - before.system_ticks
+    # the total is exact, its parts are as the kernel's ticks found them
+    share = user / (user + system) if user + system else 0.5
+    row["cpu_per_request_us"] = server / requests
+    row["cpu_user_per_request_us"] = server / requests * share
+    row["cpu_system_per_request_us"] = server / requests * (1 - share)
+    row["upstream_cpu_per_request_us"] = upstream / requests
+    row["server_cores"] = server / 1e6 / seconds
+    row["upstream_cores"] = upstream / 1e6 / seconds
+    row["other_cores"] = max(
+        (machine - server - upstream - load) / 1e6 / seconds, 0)
+
+
+def check_replies(row, figures):
+    """Each reply was the right one, and none was missing."""
+    for name, count in figures["failures"].items():
+        if count:
+            row["why"].append(f"{count} {name.replace('_', ' ')}")
+    for reason, count in figures["error_reasons"].items():
+        row["why"].append(f"{count} error: {reason}")
+    if not figures["right"] and not row["why"]:
+        row["why"].append("the load calls the replies wrong")
+    if figures["requests"] == 0:
+        row["why"].append("no request was measured")
+
+
+def check_laws(row):
+    """What must hold if the figures mean what they say."""
+    ratio = row["littles_law_ratio"]
+    if abs(ratio - 1) > LITTLES_LAW_TOLERANCE:
+        row["why"].append(f"Little's law: throughput x mean latency is "
+                          f"{ratio:.3f} of the concurrency")
+    for part in ("load", "upstream"):
+        cores = row.get(f"{part}_cores") or 0
+        if cores > KIT_LIMIT_CORES:
+            row["why"].append(f"the kit was the limit: {part} used "
+                              f"{cores:.2f} of its one core")
+
+
+def check_summary(server, row):
+    """The server's own counters, where it prints them, equal the client's."""
+    with open(server.log, "rb") as file:
+        text = file.read().decode("utf-8", "replace")
+    summaries = [line for line in text.splitlines()
+                 if " requests=" in line and " connections=" in line]
+    if not summaries:
+        return
+    counted = {key: int(value) for key, value in
+               re.findall(r"(\w+)=(\d+)(?![\d.])", summaries[-1])}
+    row["server_requests"] = counted["requests"]
+    row["server_connections"] = counted["connections"]
+    if row["client_replies"] is None:
+        return
+    # the probe was a connection and a request too
+    for name, mine in (("requests", row["client_replies"] + 1),
+                       ("connections", row["client_connections"] + 1)):
+        if counted[name] != mine:
+            row["why"].append(f"the server counted {counted[name]} {name}, "
+                              f"the client {mine}")
+    if counted.get("errors"):
+        row["why"].append(f"the server counted {counted['errors']} errors")
+
+
+def count_system_calls(settings, plan):
+    """System calls of a request, by strace in a run of its own, or None."""
+    strace = shutil.which("strace")
+    if not strace:
+        return None
+    upstream = Program(
+        [settings.program("upstream"), "--listen", "127.0.0.1:0", "--delay",
+         f"{plan.delay_ms:g}"], settings.log("upstream"))
+    server = tracer = None
+    try:
+        upstream_port = processes.wait_for_port(upstream, "upstream")
+        port = processes.free_port()
+        server, problem = start_server(settings, plan.contender, port,
+                                       upstream_port)
+        if problem:
+            return None
+        counts = os.path.join(settings.work, "system-calls")
+        if os.path.exists(counts):
+            os.remove(counts)
+        pids = processes.session_members(server.pid)
+        tracer = Program(
+            [strace, "--follow-forks", "--summary-only",
+             "--summary-columns=calls,name", "--output", counts] +
+            [f"--attach={pid}" for pid in pids], settings.log("strace"))
+        if not attached(tracer, pids):
+            return None
+        each = 50
+        lines = plan.concurrency * each
+        load = Load(settings, port, plan.concurrency,
+                    ["--requests", str(lines)], "/dev/null")
+        held = load.await_hold(30, (server, upstream))
+        # detach before the connections close
+        tracer.process.send_signal(subprocess.signal.SIGINT)
+        try:
+            tracer.process.wait(10)
+        except subprocess.TimeoutExpired:
+            return None
+        figures = load.finish()
+        if held is None or not figures or not figures["right"]:
+            return None
+        with open(counts, encoding="utf-8") as file:
+            total = re.search(r"^\s*(\d+)\s+total$", file.read(), re.M)
+        return int(total.group(1)) / figures["replies"] if total else None
+    finally:
+        for program in (tracer, server, upstream):
+            if program:
+                program.stop()
+
+
+def attached(tracer, pids):
+    """Whether strace traces all of these, waiting until it does."""
+    limit = time.monotonic() + 10
+    while time.monotonic() < limit and not tracer.ended():
+        traced = [processes.read_status(f"/proc/{pid}/status")
+                  .get("TracerPid") == tracer.pid for pid in pids]
+        if all(traced):
+            return True
+        time.sleep(0.02)
+    return False
