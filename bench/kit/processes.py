@@ -14,7 +14,7 @@ import time
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-CPUCLOCK_SCHED = 2  # of the dynamic clock ids: exact time on a core, all threads
+CPUCLOCK_SCHED = 2  # a clock id: exact time on a core, of all threads
 TICKS = os.sysconf("SC_CLK_TCK")
 
 libc = ctypes.CDLL(None, use_errno=True)

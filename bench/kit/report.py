@@ -1,0 +1,524 @@
+# SPDX-License-Identifier: MIT
+"""The page that shows a measurement: tables, charts and what to make of it."""
+
+import collections
+import csv
+import html
+import json
+import os
+import statistics
+
+from . import charts
+from .charts import BASELINE
+from .processes import Failure
+
+CONNECTIONS = {
+    "keep": "upstream connections kept",
+    "new": "a new upstream connection for each fetch",
+}
+
+# Each figure of the tables: column, heading, unit, decimals.
+TABLE = (
+    ("throughput_per_s", "requests", "per s", 0),
+    ("overhead_ratio", "overhead", "", 2),
+    ("cpu_per_request_us", "CPU per request", "µs", 1),
+    ("cpu_user_per_request_us", "user", "µs", 1),
+    ("cpu_system_per_request_us", "system", "µs", 1),
+    ("voluntary_switches_per_request", "switches, voluntary", "", 2),
+    ("involuntary_switches_per_request", "involuntary", "", 2),
+    ("system_calls_per_request", "system calls", "", 1),
+    ("memory_per_connection_kib", "memory per connection", "KiB", 1),
+    ("latency_p50_us", "p50", "ms", 2),
+    ("latency_p99_us", "p99", "ms", 2),
+)
+
+POOL_TABLE = (
+    ("overhead", "overhead", "", 3),
+    ("create_ms", "making the workers", "ms", 1),
+    ("cpu_user_ms", "user", "ms", 0),
+    ("cpu_system_ms", "system", "ms", 0),
+    ("voluntary_switches", "switches, voluntary", "", 0),
+    ("involuntary_switches", "involuntary", "", 0),
+    ("late_p50_us", "lateness p50", "µs", 0),
+    ("late_p99_us", "p99", "µs", 0),
+    ("late_max_us", "max", "µs", 0),
+)
+
+READING = {
+    "overhead": """How much longer the requests took than if nothing but the
+upstream's delay took time: total time / (delay × requests / connections), the
+documents' own measure. 1 is the floor (the dashed line). A flat line means
+that the next connection costs nothing; where a line bends up, the server has
+no more CPU to give, and the height there is a matter of CPU per request, not
+of threads or events. Lower is better.""",
+    "throughput": """Right replies per second, both axes logarithmic. While the
+upstream's delay is the limit each line rises with the connections (ten times
+the connections, ten times the requests), and the servers lie on each other:
+there the chart says nothing about them. They part where CPU becomes the limit.
+Higher is better.""",
+    "cpu": """Time that the server was on a core for one request, over all its
+threads and processes: the figure that does not depend on whether the machine
+had anything else to wait for. The solid part is user code, the pale one the
+kernel. The total is exact; how it splits is sampled by the kernel's ticks, and
+at one connection there are few of them. Lower is better. The kit's own CPU is
+not in it.""",
+    "latency": """From sending a line to its reply, of all connections: the dot
+is what half of the requests stay within, the triangle what 99 of 100 do. The
+connections send again as soon as they have a reply (a closed loop), so a
+slow server is asked less: beyond its limit, p50 is connections / throughput,
+and only the distance from dot to triangle tells how evenly it serves. Further
+left is better.""",
+    "memory": """Resident memory with all connections open and answered, less
+that of the idle server, divided by the connections. Pages that processes
+share are counted once. An interpreter's or a collector's heap grows in steps,
+so read differences of a few KiB as none. Lower is better.""",
+    "switches": """How often the kernel took a core from one thread and gave it
+to another, for one request. Solid: the thread waited for something
+(voluntary). Pale: it was made to stop. The documents' case against threads is
+here; set it beside the CPU chart to see what it amounts to. An event loop
+needs few when it is busy, because one wait returns many events. Lower is
+cheaper.""",
+    "pool": """The documents' own experiment: many sleeps of a few
+milliseconds over a pool of N workers, with no network at all. Overhead is
+total time / (sleep × tasks / N), 1 is the floor. The clock starts when the
+workers exist and wait, and stops when the last task is done, in each of the
+models.""",
+}
+
+PAGE_STYLE = """
+:root{color-scheme:light dark;--paper:#ffffff;--ink:#1b1f24;--faint:#5b6470;
+--rule:#d8dce2;--panel:#f5f7f9;--good:#1a7f37;--bad:#c4321f;--mark:#eef3fb}
+@media(prefers-color-scheme:dark){:root{--paper:#14171b;--ink:#e3e6ea;
+--faint:#9aa4b0;--rule:#30363d;--panel:#1b2026;--good:#4cc26a;--bad:#ff7b6b;
+--mark:#1d2733}}
+*{box-sizing:border-box}
+body{margin:0 auto;max-width:1160px;padding:24px 20px 64px;
+background:var(--paper);color:var(--ink);
+font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+h1{font-size:1.7rem;line-height:1.2;margin:.2em 0}
+h2{font-size:1.3rem;margin:2.2em 0 .3em;padding-top:.6em;
+border-top:1px solid var(--rule)}
+h3{font-size:1.05rem;margin:1.2em 0 .3em}
+p{margin:.5em 0;max-width:72ch}
+.faint{color:var(--faint);font-size:.9rem}
+.verdict{display:inline-block;font-weight:600;padding:.25em .7em;
+border:1px solid currentColor;border-radius:6px;margin:.4em 0}
+.good{color:var(--good)}.bad{color:var(--bad)}
+.figures{display:grid;gap:20px 28px;
+grid-template-columns:repeat(auto-fill,minmax(min(100%,500px),1fr));
+align-items:start}
+figure{margin:0;min-width:0}
+figure h3{margin-top:.4em}
+figure svg{width:100%;height:auto;display:block}
+figcaption{font-size:.92rem;color:var(--faint)}
+.wide{overflow-x:auto;margin:.6em 0 1.2em;border:1px solid var(--rule);
+border-radius:6px}
+table{border-collapse:collapse;font-size:.8rem;width:100%;
+font-variant-numeric:tabular-nums}
+th,td{padding:.3em .42em;text-align:right;border-bottom:1px solid var(--rule);
+white-space:nowrap}
+th{font-weight:600;color:var(--faint);vertical-align:bottom;
+white-space:normal}
+th:first-child,td:first-child{text-align:left;position:sticky;left:0;
+background:var(--paper);white-space:nowrap}
+tr:last-child td{border-bottom:0}
+tr.level th{background:var(--panel);color:var(--ink);text-align:left}
+tr.base td{background:var(--mark);font-weight:600}
+table.facts{white-space:normal}
+table.facts td{text-align:left;white-space:normal;overflow-wrap:anywhere;
+vertical-align:top}
+table.facts td:first-child{width:13em;min-width:8em;color:var(--faint)}
+table.facts td:first-child{white-space:normal}
+code{font-size:.9em;overflow-wrap:anywhere}
+details{margin:.6em 0}summary{cursor:pointer}
+@media(max-width:600px){body{padding:14px 12px 48px;font-size:15px}
+th,td{padding:.3em .45em}}
+"""
+
+
+def escape(text):
+    return html.escape(str(text))
+
+
+def read_rows(path):
+    """The rows of a table, numbers as floats and what is empty as None."""
+    rows = []
+    with open(path, encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file, delimiter="\t",
+                                   quoting=csv.QUOTE_NONE):
+            row = {}
+            for name, value in line.items():
+                try:
+                    row[name] = float(value)
+                except (TypeError, ValueError):
+                    row[name] = value or None
+            rows.append(row)
+    return rows
+
+
+def median(rows, column):
+    values = [row[column] for row in rows
+              if isinstance(row.get(column), float)]
+    return statistics.median(values) if values else None
+
+
+def ordered(values):
+    return list(dict.fromkeys(values))
+
+
+class Setting:
+    """The runs that may be compared: one delay, one way upstream."""
+
+    def __init__(self, delay_ms, connection, rows):
+        self.delay_ms = delay_ms
+        self.connection = connection
+        self.rows = rows
+        self.levels = sorted({int(row["concurrency"]) for row in rows})
+        names = ordered(row["contender"] for row in rows)
+        self.cells = collections.defaultdict(list)
+        for row in rows:
+            if row["valid"] == "yes":
+                self.cells[row["contender"],
+                           int(row["concurrency"])].append(row)
+        self.names = sorted(names, key=self.rank)
+        self.slug = f"{connection}-{delay_ms:g}ms"
+
+    def rank(self, name):
+        """By the CPU of a request, the baseline where it falls."""
+        for level in reversed(self.levels):
+            value = self.value(name, level, "cpu_per_request_us")
+            if value is not None:
+                return value
+        return float("inf")
+
+    def value(self, name, level, column):
+        return median(self.cells[name, level], column)
+
+    def title(self):
+        delay = (f"an upstream that answers after {self.delay_ms:g} ms"
+                 if self.delay_ms else "an upstream that answers at once")
+        return f"{delay[0].upper()}{delay[1:]}, " \
+               f"{CONNECTIONS.get(self.connection, 'as they come')}"
+
+
+def settings_of(rows):
+    """The settings; a user's own server goes into each of its delay."""
+    found = []
+    for delay in sorted({row["delay_ms"] for row in rows}, reverse=True):
+        here = [row for row in rows if row["delay_ms"] == delay]
+        ways = [way for way in ("keep", "new")
+                if any(row["upstream_connection"] == way for row in here)]
+        for way in ways or ["-"]:
+            found.append(Setting(delay, way, [
+                row for row in here
+                if row["upstream_connection"] in (way, "-")]))
+    return found
+
+
+def line_series(setting, column):
+    series = []
+    for name in setting.names:
+        points = [(level, setting.value(name, level, column))
+                  for level in setting.levels]
+        points = [point for point in points if point[1]]
+        if points:
+            series.append((name, points))
+    return series
+
+
+def bar_groups(setting, columns, levels=None, scale=1.0):
+    """(heading, [(name, values)]) with the smallest first."""
+    groups = []
+    for level in levels or setting.levels:
+        rows = []
+        for name in setting.names:
+            values = [setting.value(name, level, column)
+                      for column in columns]
+            if all(value is not None for value in values):
+                rows.append((name, [max(value, 0) * scale
+                                    for value in values]))
+        rows.sort(key=lambda row: sum(row[1]))
+        if rows:
+            plural = "s" if level > 1 else ""
+            groups.append((f"{level:,} connection{plural}", rows))
+    return groups
+
+
+def draw_setting(setting, directory, colours):
+    """All charts of a setting: (what, heading, svg)."""
+    drawn = []
+
+    def path(what):
+        name = f"{what}-{setting.slug}"
+        return os.path.join(directory, name + ".svg"), name
+
+    series = line_series(setting, "overhead_ratio")
+    if series:
+        drawn.append(("overhead", "Overhead", charts.lines(
+            *path("overhead"), series, ("connections", "overhead"), colours,
+            log_y=max(y for _, points in series
+                      for _, y in points) > 8, reference=1)))
+    series = line_series(setting, "throughput_per_s")
+    if series:
+        drawn.append(("throughput", "Throughput", charts.lines(
+            *path("throughput"), series,
+            ("connections", "requests per second"), colours, log_y=True)))
+    groups = bar_groups(setting, ("cpu_user_per_request_us",
+                                  "cpu_system_per_request_us"))
+    if groups:
+        drawn.append(("cpu", "CPU per request", charts.bars(
+            *path("cpu"), groups, ("user", "system"),
+            "microseconds per request", colours, 0)))
+    groups = bar_groups(setting, ("latency_p50_us", "latency_p99_us"),
+                        scale=1e-3)
+    if groups:
+        drawn.append(("latency", "Latency", charts.ranges(
+            *path("latency"), groups, "milliseconds", colours)))
+    high = [level for level in setting.levels if level >= 10]
+    groups = bar_groups(setting, ("memory_per_connection_kib",), high[-1:])
+    if high and groups:
+        drawn.append(("memory", "Memory per connection", charts.bars(
+            *path("memory"), groups, ("memory",),
+            "KiB per connection", colours, 1)))
+    groups = bar_groups(setting, ("voluntary_switches_per_request",
+                                  "involuntary_switches_per_request"))
+    if groups:
+        drawn.append(("switches", "Context switches per request", charts.bars(
+            *path("switches"), groups, ("voluntary", "involuntary"),
+            "per request", colours, 2)))
+    return drawn
+
+
+def figures(drawn):
+    parts = ['<div class="figures">']
+    for what, heading, svg in drawn:
+        parts.append(f"<figure><h3>{escape(heading)}</h3>{svg}"
+                     f"<figcaption>{escape(READING[what])}</figcaption>"
+                     "</figure>")
+    parts.append("</div>")
+    return "\n".join(parts)
+
+
+def cell(value, decimals):
+    return "–" if value is None else f"{value:,.{decimals}f}"
+
+
+def heading_row(columns, first):
+    heads = "".join(
+        f"<th>{escape(title)}"
+        f"{'<br><span class=faint>' + unit + '</span>' if unit else ''}</th>"
+        for _, title, unit, _ in columns)
+    return f"<tr><th>{escape(first)}</th>{heads}"
+
+
+def setting_table(setting):
+    """Medians, a block for each number of connections."""
+    parts = ['<div class="wide"><table><thead>',
+             heading_row(TABLE, "server"),
+             f"<th>CPU / {BASELINE}’s</th><th>runs</th></tr></thead><tbody>"]
+    for level in setting.levels:
+        parts.append(f'<tr class="level"><th colspan="{len(TABLE) + 3}">'
+                     f"{level:,} connection{'s' if level > 1 else ''}"
+                     "</th></tr>")
+        base = setting.value(BASELINE, level, "cpu_per_request_us")
+        for name in setting.names:
+            rows = [row for row in setting.rows if row["contender"] == name
+                    and row["concurrency"] == level]
+            if not rows:
+                continue
+            cells = []
+            for column, _, unit, decimals in TABLE:
+                value = setting.value(name, level, column)
+                if value is not None and unit == "ms":
+                    value /= 1000
+                cells.append(f"<td>{cell(value, decimals)}</td>")
+            cpu = setting.value(name, level, "cpu_per_request_us")
+            ratio = cpu / base if cpu and base else None
+            valid = sum(row["valid"] == "yes" for row in rows)
+            mark = "" if valid == len(rows) else ' class="bad"'
+            count = (str(valid) if valid == len(rows)
+                     else f"{valid} of {len(rows)}")
+            base_class = ' class="base"' if name == BASELINE else ""
+            parts.append(
+                f"<tr{base_class}><td>{escape(name)}</td>{''.join(cells)}"
+                f"<td>{cell(ratio, 2)}</td><td{mark}>{count}</td></tr>")
+    parts.append("</tbody></table></div>")
+    return "\n".join(parts)
+
+
+def validity(rows):
+    """What was checked, and which runs failed it."""
+    bad = [row for row in rows if row["valid"] != "yes"]
+    counted = sum(row["server_requests"] is not None for row in rows)
+    ratios = [row["littles_law_ratio"] for row in rows
+              if isinstance(row["littles_law_ratio"], float)]
+    loads = [row["load_cores"] for row in rows
+             if isinstance(row["load_cores"], float)]
+    upstreams = [row["upstream_cores"] for row in rows
+                 if isinstance(row["upstream_cores"], float)]
+    others = [row["other_cores"] for row in rows
+              if isinstance(row["other_cores"], float)]
+    replies = sum(row["client_replies"] or 0 for row in rows)
+    facts = [("replies compared byte for byte", f"{replies:,.0f}"),
+             ("runs whose server counted too, and the same",
+              f"{counted} of {len(rows)}")]
+    if ratios:
+        facts.append(("throughput × mean latency / connections "
+                      "(Little’s law: 1)",
+                      f"{min(ratios):.3f} to {max(ratios):.3f}; "
+                      "0.95 to 1.05 is let pass"))
+    if loads and upstreams:
+        facts.append(("the load generator’s and the upstream’s share of "
+                      "their one core, at most",
+                      f"{max(loads):.2f} and {max(upstreams):.2f}; "
+                      "0.90 is let pass"))
+    if others:
+        facts.append(("cores that other programs used meanwhile",
+                      f"median {statistics.median(others):.2f}, at most "
+                      f"{max(others):.2f}"))
+    parts = [facts_table(facts)]
+    if bad:
+        parts.append('<div class="wide"><table class="facts"><tbody>')
+        parts += [f"<tr><td>run {row['run']:.0f}</td><td>"
+                  f"{escape(row['contender'])}, {row['concurrency']:,.0f} "
+                  f"connections, {row['delay_ms']:g} ms: "
+                  f"{escape(row['why'])}</td></tr>" for row in bad]
+        parts.append("</tbody></table></div>")
+    return "\n".join(parts)
+
+
+def facts_table(facts):
+    rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>"
+                   for name, value in facts)
+    return f'<div class="wide"><table class="facts"><tbody>{rows}' \
+           "</tbody></table></div>"
+
+
+def flatten(value, prefix=""):
+    """Nested facts as (dotted name, text)."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from flatten(inner, f"{prefix}{name.replace('_', ' ')} ")
+    elif isinstance(value, list):
+        yield prefix.strip(), " ".join(map(str, value)) or "none"
+    else:
+        yield prefix.strip(), "not there" if value is None else str(value)
+
+
+def environment_section(facts):
+    facts = dict(facts)
+    people = facts.pop("contenders", [])
+    parts = ["<h2>Where and with what</h2>",
+             facts_table(flatten(facts))]
+    if people:
+        parts += ["<h3>Commands</h3>", facts_table(
+            [(f"{each['name']} ({each['upstream_connection']})"
+              if each["upstream_connection"] != "-" else each["name"],
+              f"{each['model']}: {each['command']}") for each in people])]
+    return "\n".join(parts)
+
+
+def pool_section(rows, directory):
+    """The sleep experiment."""
+    rows = [row for row in rows if row["span"] == "tasks"] or rows
+    labels = ordered(row["label"] for row in rows)
+    levels = sorted({int(row["workers"]) for row in rows})
+    cells = collections.defaultdict(list)
+    for row in rows:
+        cells[row["label"], int(row["workers"])].append(row)
+    series = [(label, [(level, median(cells[label, level], "overhead"))
+                       for level in levels if cells[label, level]])
+              for label in labels]
+    drawn = [("pool", "Overhead of a pool of sleepers", charts.lines(
+        os.path.join(directory, "pool.svg"), "pool", series,
+        ("workers", "overhead"), charts.colour_of(labels),
+        log_y=max(y for _, points in series for _, y in points) > 8,
+        reference=1))]
+    parts = ["<h2>The documents’ experiment</h2>", figures(drawn),
+             '<div class="wide"><table><thead>',
+             heading_row(POOL_TABLE, "pool"), "</tr></thead><tbody>"]
+    for level in levels:
+        parts.append(f'<tr class="level"><th colspan="{len(POOL_TABLE) + 1}">'
+                     f"{level:,} worker{'s' if level > 1 else ''}</th></tr>")
+        for label in labels:
+            if cells[label, level]:
+                values = "".join(
+                    f"<td>{cell(median(cells[label, level], column), places)}"
+                    "</td>" for column, _, _, places in POOL_TABLE)
+                parts.append(f"<tr><td>{escape(label)}</td>{values}</tr>")
+    parts.append("</tbody></table></div>")
+    return "\n".join(parts)
+
+
+def summary_line(rows, facts):
+    runs = len(rows)
+    repetitions = int(max(row["repetition"] for row in rows))
+    plural = "s" if repetitions > 1 else ""
+    commit = (facts.get("commit") or "no commit")[:12]
+    if facts.get("uncommitted_changes"):
+        commit += " with changes"
+    cpu = facts.get("cpu", {})
+    return (f"{runs} runs, {repetitions} repetition{plural} of each, "
+            f"{facts.get('started', '')}, commit {commit}, "
+            f"{cpu.get('cores', '?')} cores of {cpu.get('model', '?')}, "
+            f"Linux {facts.get('kernel', '?')}")
+
+
+def verdict(rows):
+    bad = sum(row["valid"] != "yes" for row in rows)
+    if bad:
+        return (f'<p class="verdict bad">{bad} of {len(rows)} runs cannot be '
+                "trusted; they are in no figure below</p>")
+    return (f'<p class="verdict good">All {len(rows)} runs passed all '
+            "checks</p>")
+
+
+def write(directory):
+    """Draw DIR/charts/*.svg and write DIR/report.html."""
+    runs_path = os.path.join(directory, "runs.tsv")
+    pool_path = os.path.join(directory, "pool.tsv")
+    rows = read_rows(runs_path) if os.path.exists(runs_path) else []
+    pool = read_rows(pool_path) if os.path.exists(pool_path) else []
+    if not rows and not pool:
+        raise Failure(f"{directory} has neither runs.tsv nor pool.tsv with "
+                      "rows in it")
+    facts = {}
+    for name in ("environment.json", "pool-environment.json"):
+        path = os.path.join(directory, name)
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                facts = json.load(file)
+            break
+    chart_directory = os.path.join(directory, "charts")
+    os.makedirs(chart_directory, exist_ok=True)
+    body = ["<h1>What a thread per connection costs</h1>"]
+    if rows:
+        body += [f'<p class="faint">{escape(summary_line(rows, facts))}</p>',
+                 verdict(rows),
+                 "<p>Each figure is the median of the repetitions. The load "
+                 "generator, the upstream and the server ran on the same "
+                 "machine, so compare figures with each other, on one page, "
+                 "and not with another machine’s.</p>"]
+        colours = charts.colour_of(ordered(row["contender"] for row in rows))
+        for setting in settings_of(rows):
+            body.append(f"<h2>{escape(setting.title())}</h2>")
+            body.append(figures(draw_setting(setting, chart_directory,
+                                             colours)))
+            body.append("<h3>The figures</h3>")
+            body.append(setting_table(setting))
+        body += ["<h2>Why to trust it</h2>", validity(rows)]
+    if pool:
+        body.append(pool_section(pool, chart_directory))
+    if facts:
+        body.append(environment_section(facts))
+    page = ("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n"
+            '<meta charset="utf-8">\n'
+            '<meta name="viewport" content="width=device-width, '
+            'initial-scale=1">\n'
+            '<link rel="icon" href="data:,">\n'
+            "<title>threadecho: measurements</title>\n"
+            f"<style>{PAGE_STYLE}</style>\n</head>\n<body>\n"
+            + "\n".join(body) + "\n</body>\n</html>\n")
+    with open(os.path.join(directory, "report.html"), "w",
+              encoding="utf-8") as file:
+        file.write(page)
