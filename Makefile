@@ -47,7 +47,7 @@ $(BUILD)/%.o: %.c
 
 # The measuring kit.
 
-KIT = $(addprefix $(BUILD)/,upstream load)
+KIT = $(addprefix $(BUILD)/,upstream load pool)
 PEERS = $(addprefix $(BUILD)/peers/,bare)
 
 .PHONY: bench
@@ -58,6 +58,9 @@ $(BUILD)/upstream: $(addprefix $(BUILD)/bench/,upstream.o options.o)
 
 $(BUILD)/load: $(addprefix $(BUILD)/bench/,load.o drive.o lines.o samples.o \
 		options.o)
+	$(LINK)
+
+$(BUILD)/pool: $(BUILD)/bench/pool.o
 	$(LINK)
 
 $(BUILD)/peers/bare: $(addprefix $(BUILD)/bench/peers/,bare.o peer.o)

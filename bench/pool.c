@@ -359,6 +359,7 @@ static void start_workers(struct pool *pool, struct worker *workers)
 {
     const struct options *options = pool->options;
     size_t stack = (size_t)options->stack_kib * 1024;
+    /* cppcheck-suppress invalidFunctionArg; -1 goes with MAP_ANONYMOUS */
     char *stacks =
         mmap(NULL, stack * (size_t)options->workers, PROT_READ | PROT_WRITE,
              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
