@@ -23,12 +23,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <time.h>
 
-enum { MAX_WORKERS = 32000, MAX_TASKS = 10000000 };
+enum { MAX_WORKERS = 32000, MAX_TASKS = 10000000, PAGE = 4096 };
 
 /* A worker that is handed this task ends. */
 enum { STOP = -1 };
@@ -93,6 +92,7 @@ struct pool {
     pthread_mutex_t lock;
     pthread_cond_t all_done;
     _Atomic int left;
+    char *stacks;
     cpu_set_t cpus; /* what the process may run on */
 };
 
@@ -352,30 +352,27 @@ static void *worker_thread(void *argument)
 }
 
 /*
- * Make the workers. Their stacks are slices of one mapping: a mapping and a
+ * Make the workers. Their stacks are slices of one allocation: a mapping and a
  * guard page for each would be two system calls more a thread.
  */
 static void start_workers(struct pool *pool, struct worker *workers)
 {
     const struct options *options = pool->options;
     size_t stack = (size_t)options->stack_kib * 1024;
-    /* cppcheck-suppress invalidFunctionArg; -1 goes with MAP_ANONYMOUS */
-    char *stacks =
-        mmap(NULL, stack * (size_t)options->workers, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *stacks = NULL;
     pthread_attr_t attributes;
     int error;
     int i;
 
-    if (stacks == MAP_FAILED)
-        fail(1, "no memory for %d stacks of %d KiB: %s", options->workers,
-             options->stack_kib, strerror(errno));
+    must(posix_memalign(&stacks, PAGE, stack * (size_t)options->workers),
+         "--stack");
+    pool->stacks = stacks;
     must(pthread_attr_init(&attributes), "pthread_attr_init");
     for (i = 0; i < options->workers; i++) {
         workers[i].pool = pool;
         workers[i].index = i;
-        must(pthread_attr_setstack(&attributes, stacks + stack * (size_t)i,
-                                   stack),
+        must(pthread_attr_setstack(&attributes,
+                                   pool->stacks + stack * (size_t)i, stack),
              "--stack");
         error = pthread_create(&workers[i].thread, &attributes, worker_thread,
                                &workers[i]);
@@ -789,6 +786,7 @@ int main(int argc, char **argv)
     good = report(&pool, &result);
 
     queue_destroy(&pool.queue);
+    free(pool.stacks);
     free(pool.tasks);
     if (fflush(stdout) != 0 || ferror(stdout))
         fail(1, "standard output: %s", strerror(errno));
