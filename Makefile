@@ -48,7 +48,8 @@ $(BUILD)/%.o: %.c
 # The measuring kit.
 
 KIT = $(addprefix $(BUILD)/,upstream load pool)
-PEERS = $(addprefix $(BUILD)/peers/,bare)
+PEERS = $(addprefix $(BUILD)/peers/,bare events processes $(if $(shell \
+	command -v go),goroutines))
 
 .PHONY: bench
 bench: $(PROGRAM) $(KIT) $(PEERS)
@@ -63,9 +64,24 @@ $(BUILD)/load: $(addprefix $(BUILD)/bench/,load.o drive.o lines.o samples.o \
 $(BUILD)/pool: $(BUILD)/bench/pool.o
 	$(LINK)
 
+$(PEERS): | $(BUILD)/peers
+$(BUILD)/peers:
+	mkdir -p $@
+
 $(BUILD)/peers/bare: $(addprefix $(BUILD)/bench/peers/,bare.o peer.o)
-	@mkdir -p $(@D)
 	$(LINK)
+
+$(BUILD)/peers/events: $(addprefix $(BUILD)/bench/peers/,events.o peer.o)
+	$(LINK) $(call pkg,--libs,libevent) $(call pkg,--libs,libcurl)
+
+$(BUILD)/peers/processes: $(addprefix $(BUILD)/bench/peers/,processes.o \
+		peer.o) $(BUILD)/fetch.o
+	$(LINK) $(call pkg,--libs,libcurl)
+
+# Without modules and what else the go command keeps in the home directory.
+$(BUILD)/peers/goroutines: bench/peers/goroutines.go
+	GO111MODULE=off GOFLAGS= GOCACHE=$(abspath $(BUILD))/go-cache \
+		go build -o $@ $<
 
 # The tests: each tests/test_NAME.c is a program.
 

@@ -3,6 +3,7 @@
  *
  * SPDX-License-Identifier: MIT
  */
+#define _GNU_SOURCE /* memfd_create, memmem, vasprintf */
 #include "harness.h"
 
 #include <arpa/inet.h>

@@ -4,6 +4,7 @@
  *
  * SPDX-License-Identifier: MIT
  */
+#define _GNU_SOURCE /* POLLRDHUP, memmem */
 #include "rogue.h"
 
 #include <arpa/inet.h>
