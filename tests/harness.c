@@ -494,16 +494,20 @@ static struct client *open_served(const struct server *s)
 struct holding server_rests(const struct server *s)
 {
     /* It is at rest if one client less makes one descriptor less, and one
-     * thread less if it has a thread for each. Else an earlier client was
-     * still on its way out. */
+     * thread less if it has a thread for each, twice in a row. Else an
+     * earlier client was still on its way out. */
+    struct holding last = {0};
     for (int attempts = 0; attempts < 20; attempts++) {
         struct client *c = open_served(s);
         struct holding with = server_holds(s);
         client_close(c);
         struct holding want = {with.descriptors - 1, with.threads - 1};
         struct holding rest = settle(s, want, 300);
-        if (rest.descriptors == want.descriptors)
+        if (rest.descriptors == want.descriptors &&
+            rest.descriptors == last.descriptors &&
+            rest.threads == last.threads)
             return rest;
+        last = rest;
     }
     ck_abort_msg("the server does not come to rest");
 }

@@ -473,8 +473,8 @@ START_TEST(test_100_clients_get_their_own_replies)
 {
     enum { CLIENTS = 100, ROUNDS = 20 };
     struct client *clients[CLIENTS];
-    char line[64];
-    char reply[80];
+    char line[96];
+    char reply[112];
 
     for (int i = 0; i < CLIENTS; i++)
         clients[i] = client_open(server);
