@@ -113,16 +113,16 @@ tsan:
 
 SOURCES = $(wildcard *.c bench/*.c bench/peers/*.c tests/*.c)
 HEADERS = $(wildcard *.h bench/*.h bench/peers/*.h tests/*.h)
-SCRIPTS = $(shell grep -lE '^\#!.*sh$$' scripts/* bench/* tests/* .ci/* \
+SCRIPTS = $(shell grep -lE '^.!.*sh$$' scripts/* bench/* tests/* .ci/* \
 	2>/dev/null)
 LINT_FLAGS = -std=c11 -D_POSIX_C_SOURCE=200809L $(call pkg,--cflags,\
 	libcurl libevent check,build check)
 # cppcheck does not look for system headers; this one's macros it must know.
-QUEUE_H = $(shell echo '\#include <sys/queue.h>' | $(CC) -xc -M - | \
+QUEUE_H = $(shell $(CC) -M -include sys/queue.h -xc /dev/null | \
 	tr ' ' '\n' | grep queue.h)
 
 .PHONY: lint
-lint:
+lint: $(PROGRAM)
 	clang-format --dry-run --Werror $(SOURCES) $(HEADERS)
 	printf '%s\n' $(SOURCES) | xargs -n 4 -P 2 sh -c \
 		'clang-tidy --quiet "$$@" -- $(LINT_FLAGS) 2>/dev/null' sh

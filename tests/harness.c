@@ -614,8 +614,9 @@ const char *client_line(struct client *c)
     for (;;) {
         char *line = c->data != NULL ? c->data + c->start : NULL;
         size_t len = c->end - c->start;
-        char *lf =
-            len > scanned ? memchr(line + scanned, '\n', len - scanned) : NULL;
+        char *lf = line != NULL && len > scanned
+                       ? memchr(line + scanned, '\n', len - scanned)
+                       : NULL;
         if (lf != NULL) {
             *lf = '\0';
             c->line_len = (size_t)(lf - line);

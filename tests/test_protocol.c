@@ -184,7 +184,7 @@ END_TEST
 
 START_TEST(test_all_bytes_in_one_line)
 {
-    char line[256];
+    char line[256] = "";
     char reply[6 + 254] = "echo: ";
     size_t n = 0;
     size_t len;
