@@ -42,7 +42,8 @@ struct connection {
     struct event readable; /* pending, but for a full buffer or its end */
     struct event writable; /* pending while the client does not read */
     struct lines *in;
-    CURL *easy;
+    CURL *easy; /* NULL before the first fetch */
+    char message[CURL_ERROR_SIZE];
     size_t head;         /* bytes of header that came from the upstream */
     const char *stopped; /* why we ended this fetch, or NULL */
     char *reply;
@@ -113,6 +114,58 @@ static bool send_reply(struct connection *c)
     return true;
 }
 
+/* libcurl's: a piece of the body. */
+static size_t on_body(char *data, size_t one, size_t len, void *connection)
+{
+    struct connection *c = connection;
+
+    if (c->len - strlen("echo: ") + len * one > MAX_BODY)
+        c->stopped = "upstream body too large";
+    else if (!append(c, data, len * one))
+        c->stopped = "out of memory";
+    return c->stopped == NULL ? len * one : CURL_WRITEFUNC_ERROR;
+}
+
+/* libcurl's: a line of the header. */
+static size_t on_header(char *data, size_t one, size_t len, void *connection)
+{
+    struct connection *c = connection;
+
+    (void)data;
+    c->head += len * one;
+    if (c->head <= MAX_HEAD)
+        return len * one;
+    c->stopped = "upstream sent bad HTTP";
+    return CURL_WRITEFUNC_ERROR;
+}
+
+/* An easy handle with all that stays the same, or NULL. */
+static CURL *make_easy(struct connection *c)
+{
+    struct server *s = c->server;
+    CURL *easy = curl_easy_init();
+
+    if (easy == NULL || curl_easy_setopt(easy, CURLOPT_URL, s->url) ||
+        curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https") ||
+        curl_easy_setopt(easy, CURLOPT_HTTP_VERSION,
+                         (long)CURL_HTTP_VERSION_1_1) ||
+        curl_easy_setopt(easy, CURLOPT_NOPROXY, "*") ||
+        curl_easy_setopt(easy, CURLOPT_HTTPHEADER, s->headers) ||
+        curl_easy_setopt(easy, CURLOPT_FORBID_REUSE, s->headers ? 1L : 0L) ||
+        curl_easy_setopt(easy, CURLOPT_TIMEOUT, (long)FETCH_SECONDS) ||
+        curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L) ||
+        curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body) ||
+        curl_easy_setopt(easy, CURLOPT_WRITEDATA, c) ||
+        curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header) ||
+        curl_easy_setopt(easy, CURLOPT_HEADERDATA, c) ||
+        curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, c->message) ||
+        curl_easy_setopt(easy, CURLOPT_PRIVATE, c)) {
+        curl_easy_cleanup(easy);
+        return NULL;
+    }
+    return easy;
+}
+
 /* Starts a fetch; false: no memory. */
 static bool start_fetch(struct connection *c, const char *line, size_t len)
 {
@@ -121,6 +174,11 @@ static bool start_fetch(struct connection *c, const char *line, size_t len)
 
     c->head = c->len = 0;
     c->stopped = NULL;
+    c->message[0] = '\0';
+    if (c->easy == NULL)
+        c->easy = make_easy(c);
+    if (c->easy == NULL)
+        return false;
     if (len > 0) { /* 0 would mean strlen() */
         text = curl_easy_escape(c->easy, line, (int)len);
         if (text == NULL)
@@ -197,36 +255,9 @@ static void on_readable(evutil_socket_t fd, short what, void *connection)
         advance(c);
 }
 
-/* libcurl's: a piece of the body. */
-static size_t on_body(char *data, size_t one, size_t len, void *connection)
-{
-    struct connection *c = connection;
-
-    if (c->len - strlen("echo: ") + len * one > MAX_BODY)
-        c->stopped = "upstream body too large";
-    else if (!append(c, data, len * one))
-        c->stopped = "out of memory";
-    return c->stopped == NULL ? len * one : CURL_WRITEFUNC_ERROR;
-}
-
-/* libcurl's: a line of the header. */
-static size_t on_header(char *data, size_t one, size_t len, void *connection)
-{
-    struct connection *c = connection;
-
-    (void)data;
-    c->head += len * one;
-    if (c->head <= MAX_HEAD)
-        return len * one;
-    c->stopped = "upstream sent bad HTTP";
-    return CURL_WRITEFUNC_ERROR;
-}
-
 /* What the client is told about a failure. */
-static const char *reason(CURL *easy, CURLcode result)
+static const char *reason(const struct connection *c, CURLcode result)
 {
-    long error = 0;
-
     switch (result) {
     case CURLE_COULDNT_CONNECT:
         return "upstream refused";
@@ -238,13 +269,12 @@ static const char *reason(CURL *easy, CURLcode result)
     case CURLE_PARTIAL_FILE:
     case CURLE_SEND_ERROR:
         return "upstream closed early";
-    case CURLE_RECV_ERROR: /* without an errno: a bad chunk */
-        if (curl_easy_getinfo(easy, CURLINFO_OS_ERRNO, &error) == CURLE_OK &&
-            error != 0)
-            return "upstream closed early";
-        return "upstream sent bad HTTP";
+    case CURLE_RECV_ERROR:
+        return strstr(c->message, "chunk") == NULL ? "upstream closed early"
+                                                   : "upstream sent bad HTTP";
     case CURLE_UNSUPPORTED_PROTOCOL:
     case CURLE_WEIRD_SERVER_REPLY:
+    case CURLE_BAD_CONTENT_ENCODING:
         return "upstream sent bad HTTP";
     default:
         return "upstream failed";
@@ -256,16 +286,26 @@ static void finish_fetch(struct connection *c, CURLcode result)
 {
     const size_t prefix = strlen("echo: ");
     const char *error = c->stopped;
+    long connects = 0;
     long status = 0;
 
     if (error == NULL && result != CURLE_OK)
-        error = reason(c->easy, result);
+        error = reason(c, result);
     else if (curl_easy_getinfo(c->easy, CURLINFO_RESPONSE_CODE, &status) !=
                  CURLE_OK ||
              status / 100 == 2)
         status = 0;
     else
         error = "upstream returned";
+    /* A handle counts its retries on stale connections for as long as it
+     * lives and gives up at the sixth (until curl/curl#19066), so that one
+     * that had to connect goes. The connection stays with the multi handle. */
+    if (curl_easy_getinfo(c->easy, CURLINFO_NUM_CONNECTS, &connects) ==
+            CURLE_OK &&
+        connects > 0 && c->server->headers == NULL) {
+        curl_easy_cleanup(c->easy);
+        c->easy = NULL;
+    }
     c->len = prefix + flatten(c->reply + prefix, c->len - prefix);
     if (error == NULL && !append(c, "\n", 1))
         error = "out of memory";
@@ -347,32 +387,6 @@ static int set_timer(CURLM *multi, long ms, void *server)
     return ms == -1 ? evtimer_del(&s->timer) : evtimer_add(&s->timer, &after);
 }
 
-/* An easy handle with all that stays the same, or NULL. */
-static CURL *make_easy(struct connection *c)
-{
-    struct server *s = c->server;
-    CURL *easy = curl_easy_init();
-
-    if (easy == NULL || curl_easy_setopt(easy, CURLOPT_URL, s->url) ||
-        curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https") ||
-        curl_easy_setopt(easy, CURLOPT_HTTP_VERSION,
-                         (long)CURL_HTTP_VERSION_1_1) ||
-        curl_easy_setopt(easy, CURLOPT_PROXY, "") ||
-        curl_easy_setopt(easy, CURLOPT_HTTPHEADER, s->headers) ||
-        curl_easy_setopt(easy, CURLOPT_FORBID_REUSE, s->headers ? 1L : 0L) ||
-        curl_easy_setopt(easy, CURLOPT_TIMEOUT, (long)FETCH_SECONDS) ||
-        curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L) ||
-        curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body) ||
-        curl_easy_setopt(easy, CURLOPT_WRITEDATA, c) ||
-        curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header) ||
-        curl_easy_setopt(easy, CURLOPT_HEADERDATA, c) ||
-        curl_easy_setopt(easy, CURLOPT_PRIVATE, c)) {
-        curl_easy_cleanup(easy);
-        return NULL;
-    }
-    return easy;
-}
-
 static void on_client(struct evconnlistener *listener, evutil_socket_t fd,
                       struct sockaddr *address, int len, void *server)
 {
@@ -391,12 +405,11 @@ static void on_client(struct evconnlistener *listener, evutil_socket_t fd,
     c->size = 256;
     c->reply = malloc(c->size);
     c->in = malloc(sizeof *c->in);
-    c->easy = make_easy(c);
     if (event_assign(&c->readable, c->server->base, fd, EV_READ | EV_PERSIST,
                      on_readable, c) == -1 ||
         event_assign(&c->writable, c->server->base, fd, EV_WRITE, on_writable,
                      c) == -1 ||
-        c->reply == NULL || c->in == NULL || c->easy == NULL ||
+        c->reply == NULL || c->in == NULL ||
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) == -1) {
         close_connection(c);
         return;
