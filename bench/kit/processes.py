@@ -54,7 +54,7 @@ class Program:
     """A program in a session of its own, killed if we die."""
 
     def __init__(self, command, log, cores=None, stdin=subprocess.DEVNULL,
-                 stdout=subprocess.DEVNULL, stderr=None, cwd=None):
+                 stdout=subprocess.DEVNULL, stderr=None, cwd=None, env=None):
         self.command = command
         self.log = log
         parent = os.getpid()
@@ -71,6 +71,7 @@ class Program:
                 self.process = subprocess.Popen(
                     command, stdin=stdin, stdout=stdout,
                     stderr=output if stderr is None else stderr, cwd=cwd,
+                    env=env,
                     start_new_session=True, preexec_fn=child)
             except OSError as error:
                 raise Failure(f"cannot run {shlex.join(command)}: "
@@ -106,11 +107,11 @@ class Program:
                 stream.close()
         return "did not end on SIGTERM" if stuck else self.ended()
 
-    def tail(self, lines=3):
+    def tail(self, lines=3, between=" | "):
         """The end of what it wrote to stderr."""
         with open(self.log, "rb") as file:
             text = file.read().decode("utf-8", "replace")
-        return " | ".join(text.strip().splitlines()[-lines:])
+        return between.join(text.strip().splitlines()[-lines:])
 
 
 def kill_session(session):
