@@ -17,12 +17,12 @@ NEW_CONNECTIONS = "--no-keepalive"
 class Contender:
     """A server, and how its upstream connections are used."""
 
-    def __init__(self, name, model, template, connection, packages=()):
+    def __init__(self, name, model, template, connection, entry=None):
         self.name = name
         self.model = model
         self.template = template
-        self.connection = connection  # keep, new, or - for the user's own
-        self.packages = list(packages)
+        self.connection = connection  # keep, new, or - where nothing is said
+        self.entry = entry or {}  # of the table
 
     @property
     def key(self):
@@ -39,53 +39,59 @@ class Contender:
         name = re.sub(r"[^A-Za-z0-9._-]", "_", self.name)
         return name if self.connection == "-" else f"{name}-{self.connection}"
 
-    def missing(self):
-        """The packages that it needs and that are not there."""
-        return [name for name in self.packages if not installed(name)]
+    def problem(self, root):
+        """Why it cannot run here, or None."""
+        probe = self.entry.get("probe")
+        if not probe:
+            return None
+        try:
+            done = subprocess.run(
+                ["/bin/sh", "-c", probe], cwd=root, timeout=60,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL, check=False)
+            if done.returncode == 0:
+                return None
+        except subprocess.TimeoutExpired:
+            pass
+        packages = [name for name in self.entry.get("packages", ())
+                    if not installed(name)]
+        if packages:
+            return (f"not installed: {' '.join(packages)} "
+                    "(scripts/install-deps peers)")
+        return f"'{probe}' fails"
 
 
 def installed(package):
-    """Whether a Debian package, or any one of A|B, is installed."""
+    """Whether a Debian package is installed."""
     if not shutil.which("dpkg-query"):
-        return True  # no such packages here; the server says what it lacks
-    for name in package.split("|"):
-        done = subprocess.run(
-            ["dpkg-query", "--show", "--showformat=${db:Status-Status}",
-             name], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            text=True, check=False)
-        if done.returncode == 0 and done.stdout == "installed":
-            return True
-    return False
-
-
-def modes(wanted):
-    return ("keep", "new") if wanted == "both" else (wanted,)
+        return False
+    done = subprocess.run(
+        ["dpkg-query", "--show", "--showformat=${db:Status-Status}", package],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        check=False)
+    return done.returncode == 0 and done.stdout == "installed"
 
 
 def read_table(root, wanted):
     """threadecho and the peers, in the modes that are wanted."""
-    found = []
-    command = "./threadecho --listen 127.0.0.1:{port} --upstream {upstream}"
-    for mode in modes(wanted):
-        found.append(Contender(
-            "threadecho", "C threads, libcurl",
-            command if mode == "keep" else f"{command} {NEW_CONNECTIONS}",
-            mode))
-    path = os.path.join(root, TABLE)
-    if not os.path.exists(path):
-        return found
-    with open(path, "rb") as file:
+    with open(os.path.join(root, TABLE), "rb") as file:
         try:
             table = tomllib.load(file)
         except tomllib.TOMLDecodeError as error:
             raise Failure(f"{TABLE}: {error}") from error
-    for peer in table["peer"]:
-        for mode in modes(wanted):
-            template = peer["command"]
-            if mode == "new":
-                template += f" {NEW_CONNECTIONS}"
-            found.append(Contender(peer["name"], peer["model"], template,
-                                   mode, peer.get("packages", ())))
+    found = []
+    for entry in table["reference"] + table["peer"]:
+        name, model = entry["name"], entry["model"]
+        command = entry["command"]
+        if "{upstream}" not in command:
+            found.append(Contender(name, model, command, "-", entry))
+            continue
+        if wanted in ("keep", "both"):
+            found.append(Contender(name, model, command, "keep", entry))
+        if wanted in ("new", "both"):
+            found.append(Contender(name, model,
+                                   f"{command} {NEW_CONNECTIONS}", "new",
+                                   entry))
     return found
 
 
@@ -110,7 +116,7 @@ def pick(known, wanted):
     alias, equals, name = wanted.partition("=")
     name = name if equals else alias
     picked = [Contender(alias, contender.model, contender.template,
-                        contender.connection, contender.packages)
+                        contender.connection, contender.entry)
               for contender in known if contender.name == name]
     if not picked:
         names = ", ".join(dict.fromkeys(each.name for each in known))
@@ -119,7 +125,7 @@ def pick(known, wanted):
 
 
 def choose(root, args):
-    """Who takes part, what is skipped and why, and the user's servers."""
+    """Who is to take part, and which of them are the user's servers."""
     known = read_table(root, args.upstream_connections)
     peers = [own_server(text) for text in args.peer]
     chosen = []
@@ -127,19 +133,27 @@ def choose(root, args):
         for wanted in args.contender:
             chosen += pick(known, wanted)
     else:
-        chosen = known
+        # one without an upstream is compared only if asked for
+        chosen = [contender for contender in known
+                  if contender.connection != "-"]
     chosen = chosen + peers
     keys = [contender.key for contender in chosen]
     for key in keys:
         if keys.count(key) > 1:
             raise Failure(f"{key[0]} is there twice: ALIAS=NAME gives one "
                           "another name")
-    skipped = []
+    return chosen, peers
+
+
+def split_able(root, chosen):
+    """Those that can run here, and what is to be said of the others."""
+    able = []
+    skipped = {}
     for contender in chosen:
-        missing = contender.missing()
-        text = (f"{contender.name} is skipped: not installed: "
-                f"{' '.join(missing)} (scripts/install-deps peers)")
-        if missing and text not in skipped:
-            skipped.append(text)
-    return ([contender for contender in chosen if not contender.missing()],
-            skipped, peers)
+        problem = contender.problem(root)
+        if problem:
+            skipped[contender.name] = problem
+        else:
+            able.append(contender)
+    return able, [f"{name} is skipped: {problem}"
+                  for name, problem in skipped.items()]

@@ -282,7 +282,8 @@ def take_figures(plan, row, figures):
     row["requests"] = figures["requests"]
     row["seconds"] = figures["seconds"]
     row["throughput_per_s"] = throughput
-    if plan.delay_ms > 0 and throughput > 0:
+    fetches = "{upstream}" in plan.contender.template
+    if fetches and plan.delay_ms > 0 and throughput > 0:
         row["overhead_ratio"] = (plan.concurrency /
                                  (plan.delay_ms / 1000) / throughput)
     for name, key in (("mean", "mean"), ("p50", "p50"), ("p90", "p90"),
