@@ -9,6 +9,7 @@ import os
 import re
 import select
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -35,6 +36,8 @@ COLUMNS = (
 LITTLES_LAW_TOLERANCE = 0.05
 KIT_LIMIT_CORES = 0.9  # each part of the kit has one thread
 PROBE = b"is anybody there"
+TRACED_LINES = (5, 25)  # a connection's, in the two runs
+TRACE_PATIENCE = 10  # under a tracer some servers hardly move
 START_PATIENCE = 30  # seconds for an interpreter to load what it imports
 
 
@@ -47,24 +50,29 @@ class Monitor(threading.Thread):
         self.upstream = upstream
         self.load = None
         self.readings = []  # (ns, server, upstream, load, machine)
+        self.pids = []
         self.over = threading.Event()
 
     def run(self):
-        pids = processes.session_members(self.server)
         interval = 0.1
+        unchanged = 0
         for count in range(10 ** 9):
-            if count % 5 == 0:
-                # a server of many processes is looked at less often, or
-                # looking would be felt
+            # Looking for processes costs more than reading their clocks:
+            # once they have stayed the same, seldom.
+            if unchanged < 2 or count % 10 == 0:
                 pids = processes.session_members(self.server)
-                interval = 0.1 if len(pids) < 50 else 0.4
-            self.read(pids)
+                unchanged = unchanged + 1 if pids == self.pids else 0
+                if not unchanged:
+                    self.readings = []  # of other processes
+                self.pids = pids
+                interval = 0.1 if len(pids) < 50 else 0.3
+            self.read()
             if self.over.wait(interval):
                 return
 
-    def read(self, pids):
+    def read(self):
         self.readings.append((
-            time.monotonic_ns(), processes.cpu_ns(pids),
+            time.monotonic_ns(), processes.cpu_ns(self.pids),
             processes.cpu_ns([self.upstream]),
             processes.cpu_ns([self.load] if self.load else []),
             processes.machine_cpu_ns()))
@@ -415,14 +423,18 @@ def check_summary(server, row):
 
 
 def count_system_calls(settings, plan):
-    """System calls of a request, by strace in a run of its own, or None."""
+    """System calls of a request, by strace in a run of its own, or None.
+
+    Counted over few and over more lines on as many connections: what the
+    connections themselves take is in both, and not in the difference.
+    """
     strace = shutil.which("strace")
     if not strace:
         return None
     upstream = Program(
         [settings.program("upstream"), "--listen", "127.0.0.1:0", "--delay",
          f"{plan.delay_ms:g}"], settings.log("upstream"))
-    server = tracer = None
+    server = None
     try:
         upstream_port = processes.wait_for_port(upstream, "upstream")
         port = processes.free_port()
@@ -430,37 +442,53 @@ def count_system_calls(settings, plan):
                                        upstream_port)
         if problem:
             return None
-        counts = os.path.join(settings.work, "system-calls")
-        if os.path.exists(counts):
-            os.remove(counts)
-        pids = processes.session_members(server.pid)
-        tracer = Program(
-            [strace, "--follow-forks", "--summary-only",
-             "--summary-columns=calls,name", "--output", counts] +
-            [f"--attach={pid}" for pid in pids], settings.log("strace"))
+        counts = []
+        for each in TRACED_LINES:
+            traced = trace(settings, strace, server, port, plan.concurrency,
+                           each * plan.concurrency)
+            if traced is None:
+                return None
+            counts.append(traced)
+        (few_calls, few), (more_calls, more) = counts
+        return (more_calls - few_calls) / (more - few)
+    finally:
+        if server:
+            server.stop()
+        upstream.stop()
+
+
+def trace(settings, strace, server, port, concurrency, lines):
+    """Calls of a server that is asked so many lines, and replies; or None."""
+    report = os.path.join(settings.work, "system-calls")
+    pids = processes.session_members(server.pid)
+    tracer = Program(
+        [strace, "--follow-forks", "--summary-only", "--output", report,
+         "--summary-columns=calls,name"] + [f"--attach={pid}"
+                                            for pid in pids],
+        settings.log("strace"))
+    try:
         if not attached(tracer, pids):
             return None
-        each = 50
-        lines = plan.concurrency * each
-        load = Load(settings, port, plan.concurrency,
-                    ["--requests", str(lines)], "/dev/null")
-        held = load.await_hold(30, (server, upstream))
-        # detach before the connections close
-        tracer.process.send_signal(subprocess.signal.SIGINT)
+        load = Load(settings, port, concurrency, ["--requests", str(lines)],
+                    "/dev/null")
+        held = load.await_hold(TRACE_PATIENCE, (server, tracer))
+        # let go before the connections close
+        tracer.process.send_signal(signal.SIGINT)
         try:
             tracer.process.wait(10)
         except subprocess.TimeoutExpired:
+            held = None
+        if held is None:
+            load.program.stop(patience=0)
             return None
         figures = load.finish()
-        if held is None or not figures or not figures["right"]:
+        if not figures or not figures["right"]:
             return None
-        with open(counts, encoding="utf-8") as file:
+        with open(report, encoding="utf-8") as file:
             total = re.search(r"^\s*(\d+)\s+total$", file.read(), re.M)
-        return int(total.group(1)) / figures["replies"] if total else None
+        return (int(total.group(1)), figures["replies"]) if total else None
     finally:
-        for program in (tracer, server, upstream):
-            if program:
-                program.stop()
+        tracer.stop(patience=2)
 
 
 def attached(tracer, pids):
