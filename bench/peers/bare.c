@@ -16,7 +16,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -271,16 +270,16 @@ static const char *read_response(struct exchange *x, size_t *body, size_t *end)
                (value == NULL || strncasecmp(value, " close", 6) != 0);
     if (field(x->data, "\r\nTransfer-Encoding:") != NULL)
         return receive_chunks(x, end);
-    value = field(x->data, "\r\nContent-Length:");
-    if (value == NULL && status != 204) {
+    value = status == 204 ? "0\r" : field(x->data, "\r\nContent-Length:");
+    if (value == NULL) {
         x->reuse = false; /* the body's end is the connection's */
         while (error == NULL)
             error = receive(x);
         *end = x->len;
         return x->at_end ? NULL : error;
     }
-    unsigned long length = status == 204 ? 0 : strtoul(value, &rest, 10);
-    if (status != 204 && (rest == value || *rest != '\r'))
+    unsigned long length = strtoul(value, &rest, 10);
+    if (rest == value || *rest != '\r')
         return bad_http;
     if (length > MAX_BODY)
         return too_large;

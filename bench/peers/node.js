@@ -74,8 +74,8 @@ class Lines {
 
 // The reply to a line whose fetch went well: one line in any case.
 function echo(body) {
-  const text = body.latin1Slice().replace(/[\r\n]+/g, '\n').replace(/\n$/, '');
-  return `echo: ${text.replaceAll('\n', ' ')}\n`;
+  const lines = body.latin1Slice().replace(/[\r\n]+/g, '\n');
+  return `echo: ${lines.replace(/\n$/, '').replaceAll('\n', ' ')}\n`;
 }
 
 // What the client is told about an error of the fetch.
@@ -86,7 +86,9 @@ function reason({ code = '' }) {
     return 'upstream not found';
   if (['ECONNRESET', 'EPIPE', 'HPE_INVALID_EOF_STATE'].includes(code))
     return 'upstream closed early';
-  return code.startsWith('HPE_') ? 'upstream sent bad HTTP' : 'upstream failed';
+  if (code.startsWith('HPE_'))
+    return 'upstream sent bad HTTP';
+  return 'upstream failed';
 }
 
 // Calls done(reply) once, whatever comes of it.
