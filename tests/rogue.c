@@ -361,7 +361,7 @@ static const struct script {
      0},
     {"/hang", "", WAIT, "", 0},
     {"/hang-body", SIZED(100) "part", WAIT, "", 0},
-    {"/drip", SIZED(1000000), REPEAT, "x", 50},
+    {"/drip", SIZED(1000), REPEAT, "x", 50},
     {"/drip-head", "HTTP/1.1 200 OK\r\nX-Slow: ", REPEAT, "x", 50},
     {"/huge", SIZED(1099511627776), REPEAT, X64, 0},
     {"/huge-chunked", CHUNKED, REPEAT, "40\r\n" X64 "\r\n", 0},
