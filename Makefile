@@ -93,9 +93,9 @@ TEST_PARTS = $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/test_%.c \
 check: all bench $(TESTS)
 	tests/run $(BUILD) $(PROGRAM) $(TESTS)
 
-$(TESTS): $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_PARTS) \
-		$(BUILD)/fetch.o
+$(TESTS): $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_PARTS)
 	$(LINK) $(call pkg,--libs,check,check) $(call pkg,--libs,libcurl)
+$(BUILD)/tests/test_server: $(BUILD)/fetch.o
 
 $(BUILD)/tests/%.o: private REQUIRED += $(call pkg,--cflags,check,check) \
 	$(call pkg,--cflags,libcurl)

@@ -1,0 +1,1389 @@
+/*
+ * Unit tests of fetch.c: each way a fetch can end, against an upstream in the
+ * same process. The file is included whole, so that its allocations can be
+ * made to fail and its waiting threads be counted; names are resolved by a
+ * getaddrinfo of this file, so that no test depends on a name server.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#define _GNU_SOURCE 1 /* RTLD_NEXT */
+#include "harness.h"
+#include "rogue.h"
+
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+static void *failing_realloc(void *data, size_t size);
+static void *failing_calloc(size_t count, size_t size);
+static int counted_wait(pthread_cond_t *cond, pthread_mutex_t *mutex);
+
+#define realloc failing_realloc
+#define calloc failing_calloc
+#define pthread_cond_wait counted_wait
+#define now_ms fetch_now_ms /* the harness has one, too */
+#include "../fetch.c"
+#undef now_ms
+#undef pthread_cond_wait
+#undef calloc
+#undef realloc
+
+#include <arpa/inet.h>
+#include <dlfcn.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define COUNT(array) ((int)(sizeof(array) / sizeof(array)[0]))
+#define BYTES(literal) (literal), sizeof(literal) - 1
+
+#define SHORT_MS 300  /* a timeout that is meant to pass */
+#define SLACK_MS 5000 /* by which a busy machine may be late */
+
+/*
+ * What stands in for the system
+ */
+
+/* Allocations left until one fails, once; negative: none does. */
+static atomic_long allocations_left = -1;
+
+static bool allocation_fails(void)
+{
+    return atomic_load(&allocations_left) >= 0 &&
+           atomic_fetch_sub(&allocations_left, 1) == 0;
+}
+
+static void *failing_malloc(size_t size)
+{
+    return allocation_fails() ? NULL : malloc(size);
+}
+
+static void *failing_realloc(void *data, size_t size)
+{
+    return allocation_fails() ? NULL : realloc(data, size);
+}
+
+static void *failing_calloc(size_t count, size_t size)
+{
+    return allocation_fails() ? NULL : calloc(count, size);
+}
+
+static char *failing_strdup(const char *text)
+{
+    return allocation_fails() ? NULL : strdup(text);
+}
+
+static atomic_int waiting; /* threads that stood in line, in all */
+
+static int counted_wait(pthread_cond_t *cond, pthread_mutex_t *mutex)
+{
+    atomic_fetch_add(&waiting, 1);
+    return pthread_cond_wait(cond, mutex);
+}
+
+/* How getaddrinfo answers for stuck.invalid: not before it is let go. */
+static sem_t stuck;
+
+int getaddrinfo(const char *name, const char *service,
+                const struct addrinfo *hints, struct addrinfo **found)
+{
+    int (*next)(const char *, const char *, const struct addrinfo *,
+                struct addrinfo **);
+    void *symbol = dlsym(RTLD_NEXT, "getaddrinfo");
+
+    memcpy(&next, &symbol, sizeof next); /* ISO C has no cast for it */
+    if (strcmp(name, "stuck.invalid") == 0)
+        sem_wait(&stuck);
+    if (strstr(name, ".invalid") != NULL)
+        return EAI_NONAME;
+    if (strcmp(name, "named.example") == 0)
+        name = "127.0.0.1";
+    return next(name, service, hints, found);
+}
+
+/*
+ * Upstreams that say what a script has for them
+ */
+
+/* Answers one connection after the other, with the same bytes. */
+struct script {
+    const char *answer;
+    size_t len;
+    const char *repeated; /* until the client leaves, or NULL */
+};
+
+struct upstream {
+    struct script script;
+    void (*converse)(struct upstream *upstream, int fd);
+    int listener;
+    int port;
+    int stop[2]; /* a pipe; its write end is closed to stop */
+    pthread_t thread;
+    atomic_int requests;
+    atomic_bool said_more; /* see converse_unasked */
+};
+
+/* Waits for the event; false if the client left or all is to stop. */
+static bool upstream_awaits(struct upstream *upstream, int fd, short event)
+{
+    struct pollfd fds[2] = {{.fd = fd, .events = event},
+                            {.fd = upstream->stop[0], .events = POLLIN}};
+    return poll(fds, 2, -1) > 0 && fds[1].revents == 0 &&
+           (fds[0].revents & (POLLERR | POLLHUP | POLLRDHUP)) == 0;
+}
+
+/* Reads a request up to the empty line. */
+static bool upstream_reads(struct upstream *upstream, int fd)
+{
+    char last[5] = "";
+    while (strcmp(last, "\r\n\r\n") != 0) {
+        memmove(last, last + 1, 3);
+        if (!upstream_awaits(upstream, fd, POLLIN) ||
+            recv(fd, last + 3, 1, 0) != 1)
+            return false;
+        if (last[0] == '\0') /* so far fewer than four bytes */
+            continue;
+    }
+    atomic_fetch_add(&upstream->requests, 1);
+    return true;
+}
+
+static bool upstream_says(struct upstream *upstream, int fd, const char *data,
+                          size_t len)
+{
+    while (len > 0) {
+        if (!upstream_awaits(upstream, fd, POLLOUT))
+            return false;
+        ssize_t n = send(fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0)
+            return false;
+        data += n;
+        len -= (size_t)n;
+    }
+    return true;
+}
+
+static void converse_script(struct upstream *upstream, int fd)
+{
+    const struct script *script = &upstream->script;
+    if (!upstream_reads(upstream, fd) ||
+        !upstream_says(upstream, fd, script->answer, script->len))
+        return;
+    while (script->repeated != NULL &&
+           upstream_says(upstream, fd, script->repeated,
+                         strlen(script->repeated)))
+        continue;
+}
+
+/* Answers properly, and then once more without being asked. */
+static void converse_unasked(struct upstream *upstream, int fd)
+{
+    static const char good[] = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+
+    while (upstream_reads(upstream, fd) &&
+           upstream_says(upstream, fd, good, strlen(good)) &&
+           upstream_says(upstream, fd, "asked", 5)) {
+        let_pass(2 * IDLE_MS);
+        if (!upstream_says(upstream, fd, good, strlen(good)) ||
+            !upstream_says(upstream, fd, "extra", 5))
+            return;
+        atomic_store(&upstream->said_more, true);
+    }
+}
+
+/* Never reads a byte. */
+static void converse_deaf(struct upstream *upstream, int fd)
+{
+    upstream_awaits(upstream, fd, POLLRDHUP);
+}
+
+static void *upstream_thread(void *arg)
+{
+    struct upstream *upstream = arg;
+
+    while (upstream_awaits(upstream, upstream->listener, POLLIN)) {
+        int fd = accept(upstream->listener, NULL, NULL);
+        if (fd < 0)
+            break;
+        upstream->converse(upstream, fd);
+        close(fd);
+    }
+    return NULL;
+}
+
+/* Starts one on 127.0.0.1 or ::1. False if there is no such address. */
+static bool upstream_start(struct upstream *upstream, int family)
+{
+    struct sockaddr_in v4 = {.sin_family = AF_INET,
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6,
+                              .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    bool is_v4 = family == AF_INET;
+    struct sockaddr *address =
+        is_v4 ? (struct sockaddr *)&v4 : (struct sockaddr *)&v6;
+    socklen_t len = is_v4 ? sizeof v4 : sizeof v6;
+
+    if (upstream->converse == NULL)
+        upstream->converse = converse_script;
+    upstream->listener = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (upstream->listener < 0)
+        return false;
+    if (bind(upstream->listener, address, len) != 0) {
+        close(upstream->listener);
+        return false;
+    }
+    ck_assert_int_eq(getsockname(upstream->listener, address, &len), 0);
+    upstream->port = ntohs(is_v4 ? v4.sin_port : v6.sin6_port);
+    ck_assert_int_eq(listen(upstream->listener, 16), 0);
+    ck_assert_int_eq(pipe(upstream->stop), 0);
+    ck_assert_int_eq(
+        pthread_create(&upstream->thread, NULL, upstream_thread, upstream), 0);
+    return true;
+}
+
+static void upstream_stop(struct upstream *upstream)
+{
+    close(upstream->stop[1]);
+    ck_assert_int_eq(pthread_join(upstream->thread, NULL), 0);
+    close(upstream->stop[0]);
+    close(upstream->listener);
+}
+
+/*
+ * What each test starts with and ends with
+ */
+
+static const struct server self_process = {0};
+static struct holding before;
+static struct rogue *rogue;
+static struct fetch_options options;
+
+static struct server self(void)
+{
+    struct server s = self_process;
+    s.pid = getpid();
+    return s;
+}
+
+static void set_up(void)
+{
+    struct server s = self();
+    rogue = rogue_start(0);
+    ck_assert_ptr_nonnull(rogue);
+    rogue_stop(rogue); /* a sanitizer's own thread comes with the first */
+    before = server_holds(&s);
+    rogue = rogue_start(0);
+    ck_assert_ptr_nonnull(rogue);
+    options = (struct fetch_options){.timeout_ms = PATIENCE_MS,
+                                     .connect_timeout_ms = PATIENCE_MS,
+                                     .max_body = 1048576,
+                                     .max_handles = 1,
+                                     .keepalive = true};
+}
+
+/* Each test has destroyed its fetchers: nothing of theirs may be left. */
+static void tear_down(void)
+{
+    struct server s = self();
+    long long deadline = now_ms() + PATIENCE_MS;
+    struct holding now;
+
+    rogue_stop(rogue);
+    for (;;) {
+        now = server_holds(&s);
+        if (now.threads == before.threads || now_ms() >= deadline)
+            break;
+        let_pass(2); /* a detached thread is on its last steps */
+    }
+    ck_assert_int_eq(now.threads, before.threads);
+    ck_assert_int_eq(now.descriptors, before.descriptors);
+}
+
+static struct fetcher *open_url(const char *url)
+{
+    const char *error = NULL;
+    struct fetch_options with_url = options;
+    with_url.url = url;
+    struct fetcher *fetcher = fetcher_create(&with_url, &error);
+    ck_assert_msg(fetcher != NULL, "%s: %s", url, error);
+    ck_assert_ptr_null(error);
+    return fetcher;
+}
+
+static struct fetcher *open_path(const char *path)
+{
+    char url[ROGUE_URL_SIZE];
+    rogue_url(rogue, path, url);
+    return open_url(url);
+}
+
+static struct fetcher *open_port(const char *host, int port)
+{
+    char url[128];
+    snprintf(url, sizeof url, "http://%s:%d/", host, port);
+    return open_url(url);
+}
+
+/* Fetches and expects this end. A body is appended to what the buffer held,
+ * after any failure the buffer is as before. */
+static void expect_bytes(struct fetcher *fetcher, const char *text, size_t len,
+                         enum fetch_status status, long http_status,
+                         const void *body, size_t body_len)
+{
+    struct buffer buffer = {0};
+    long got_http_status = -1;
+
+    ck_assert(buffer_append(&buffer, BYTES("kept")));
+    enum fetch_status got =
+        fetch(fetcher, text, len, &buffer, &got_http_status);
+    ck_assert_msg(got == status, "'%.80s': %s, not %s", text,
+                  fetch_reason(got), fetch_reason(status));
+    ck_assert_int_eq(got_http_status, http_status);
+    ck_assert_uint_ge(buffer.len, 4);
+    ck_assert_mem_eq(buffer.data, "kept", 4);
+    if (status != FETCH_OK)
+        body_len = 0;
+    ck_assert_uint_eq(buffer.len - 4, body_len);
+    if (body_len > 0)
+        ck_assert_mem_eq(buffer.data + 4, body, body_len);
+    free(buffer.data);
+}
+
+static void expect(struct fetcher *fetcher, const char *text,
+                   enum fetch_status status, long http_status,
+                   const char *body)
+{
+    expect_bytes(fetcher, text, strlen(text), status, http_status, body,
+                 strlen(body));
+}
+
+/* The same for what is to end no sooner than ms, and hardly later. */
+static void expect_timeout(struct fetcher *fetcher, const char *text, long ms,
+                           long http_status)
+{
+    long long start = now_ms();
+    expect(fetcher, text, FETCH_TIMED_OUT, http_status, "");
+    long long took = now_ms() - start;
+    ck_assert_int_ge(took, ms - 5);
+    ck_assert_int_le(took, ms + SLACK_MS);
+}
+
+/*
+ * How a fetch ends
+ */
+
+#define ERROR_PAGE "<h1>the body of an error</h1>\r\n"
+
+/* What /text is asked for, and how that ends. */
+static const struct {
+    const char *text;
+    enum fetch_status status;
+    long http_status;
+    const char *body;
+} ends[] = {
+    {"/good", FETCH_OK, 200, "/good"},
+    {"/delay/20", FETCH_OK, 200, "/delay/20"},
+    {"/chunked", FETCH_OK, 200, "/chunked"},
+    {"/unsized", FETCH_OK, 200, "/unsized"},
+    {"/interim", FETCH_OK, 200, "/interim"},
+    {"/close", FETCH_OK, 200, "/close"},
+    {"/close-unsaid", FETCH_OK, 200, "/close-unsaid"},
+    {"/stale", FETCH_OK, 200, "/stale"},
+    {"/size/10", FETCH_OK, 200, "xxxxxxxxxx"},
+    {"/size-chunked/10", FETCH_OK, 200, "xxxxxxxxxx"},
+    {"/empty", FETCH_OK, 200, ""},
+    {"/204", FETCH_OK, 204, ""},
+    {"/status/201", FETCH_OK, 201, ERROR_PAGE},
+    {"/status/206", FETCH_OK, 206, ERROR_PAGE},
+    {"/status/299", FETCH_OK, 299, ERROR_PAGE},
+    {"/status-bare/299", FETCH_OK, 299, ""},
+    /* Any other status, and no redirect is followed. */
+    {"/status/300", FETCH_RETURNED, 300, ""},
+    {"/status/304", FETCH_RETURNED, 304, ""},
+    {"/status/400", FETCH_RETURNED, 400, ""},
+    {"/status/401", FETCH_RETURNED, 401, ""},
+    {"/status/404", FETCH_RETURNED, 404, ""},
+    {"/status/407", FETCH_RETURNED, 407, ""},
+    {"/status/408", FETCH_RETURNED, 408, ""},
+    {"/status/429", FETCH_RETURNED, 429, ""},
+    {"/status/500", FETCH_RETURNED, 500, ""},
+    {"/status/503", FETCH_RETURNED, 503, ""},
+    {"/status/599", FETCH_RETURNED, 599, ""},
+    {"/status/999", FETCH_RETURNED, 999, ""},
+    {"/status-bare/404", FETCH_RETURNED, 404, ""},
+    {"/status-bare/500", FETCH_RETURNED, 500, ""},
+    {"/no-such-path", FETCH_RETURNED, 404, ""},
+    {"/redirect-file/301", FETCH_RETURNED, 301, ""},
+    {"/redirect-file/302", FETCH_RETURNED, 302, ""},
+    {"/redirect-ftp/302", FETCH_RETURNED, 302, ""},
+    {"/redirect-ftp/303", FETCH_RETURNED, 303, ""},
+    {"/redirect-self/307", FETCH_RETURNED, 307, ""},
+    {"/redirect-self/308", FETCH_RETURNED, 308, ""},
+    /* Cut off. */
+    {"/empty-reply", FETCH_CLOSED_EARLY, 0, ""},
+    {"/reset", FETCH_CLOSED_EARLY, 0, ""},
+    {"/short", FETCH_CLOSED_EARLY, 200, ""},
+    {"/short-chunked", FETCH_CLOSED_EARLY, 200, ""},
+    {"/reset-body", FETCH_CLOSED_EARLY, 200, ""},
+    {"/short-head", FETCH_CLOSED_EARLY, 200, ""},
+    /* Not HTTP. */
+    {"/bad-chunk", FETCH_BAD_HTTP, 200, ""},
+    {"/garbage", FETCH_BAD_HTTP, 0, ""},
+    {"/http09", FETCH_BAD_HTTP, 0, ""},
+    {"/header-line", FETCH_BAD_HTTP, 200, ""},
+    {"/headers", FETCH_BAD_HTTP, 200, ""},
+    {"/interim-flood", FETCH_BAD_HTTP, 100, ""},
+    {"/trailers", FETCH_BAD_HTTP, 200, ""},
+    /* Too much. */
+    {"/huge", FETCH_TOO_LARGE, 200, ""},
+    {"/huge-chunked", FETCH_TOO_LARGE, 200, ""},
+    {"/huge-unsized", FETCH_TOO_LARGE, 200, ""},
+    /* Too slow. */
+    {"/hang", FETCH_TIMED_OUT, 0, ""},
+    {"/hang-body", FETCH_TIMED_OUT, 200, ""},
+    {"/drip", FETCH_TIMED_OUT, 200, ""},
+    {"/drip-head", FETCH_TIMED_OUT, 200, ""},
+};
+
+/* Each in the middle of good fetches on the same handle, with and without
+ * kept connections. */
+START_TEST(test_fetch_ends_as_the_upstream_made_it_end)
+{
+    int i = _i / 2;
+    options.keepalive = _i % 2 == 0;
+    if (ends[i].status == FETCH_TIMED_OUT)
+        options.timeout_ms = SHORT_MS;
+    struct fetcher *fetcher = open_path("/text");
+
+    expect(fetcher, "one", FETCH_OK, 200, "one");
+    for (int again = 0; again < 2; again++) {
+        if (ends[i].status == FETCH_TIMED_OUT)
+            expect_timeout(fetcher, ends[i].text, SHORT_MS,
+                           ends[i].http_status);
+        else
+            expect(fetcher, ends[i].text, ends[i].status, ends[i].http_status,
+                   ends[i].body);
+    }
+    expect(fetcher, "two", FETCH_OK, 200, "two");
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+#define OK "HTTP/1.1 200 OK\r\n"
+#define CHUNKED OK "Transfer-Encoding: chunked\r\n\r\n"
+#define X64 "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+#define X256 X64 X64 X64 X64
+
+/* What an upstream says before it closes, and how that ends. */
+#define REPEATS(text, more)                                                   \
+    {                                                                         \
+        (text), sizeof(text) - 1, (more)                                      \
+    }
+#define SAYS(text) REPEATS(text, NULL)
+
+static const struct {
+    enum fetch_status status;
+    long http_status;
+    const char *body;
+    struct script script;
+} sayings[] = {
+    {FETCH_OK, 200, "old", SAYS("HTTP/1.0 200 OK\r\n\r\nold")},
+    {FETCH_OK, 200, "bar", SAYS("HTTP/1.1 200\nContent-Length: 3\n\nbare")},
+    {FETCH_OK, 200, "abc",
+     SAYS(CHUNKED "3;extra=1\r\nabc\r\n00\r\nTrailer: x\r\n\r\n")},
+    /* A head that does not end is no answer, even if it began well. */
+    {FETCH_CLOSED_EARLY, 0, "", SAYS("H")},
+    {FETCH_CLOSED_EARLY, 0, "", SAYS("HTTP/1.1 200")},
+    {FETCH_CLOSED_EARLY, 200, "", SAYS(OK)},
+    {FETCH_CLOSED_EARLY, 200, "", SAYS(OK "Content-Length: 3\r\n")},
+    {FETCH_CLOSED_EARLY, 404, "", SAYS("HTTP/1.1 404 No\r\n")},
+    {FETCH_CLOSED_EARLY, 100, "", SAYS("HTTP/1.1 100 Go on\r\n\r\n")},
+    {FETCH_CLOSED_EARLY, 200, "",
+     SAYS("HTTP/1.1 100 Go on\r\n\r\n" OK "X: y")},
+    {FETCH_CLOSED_EARLY, 101, "",
+     SAYS("HTTP/1.1 101 What you never asked\r\n\r\n")},
+    /* Not HTTP. */
+    {FETCH_BAD_HTTP, 0, "", SAYS("HTTP/3.1 200 OK\r\n\r\n")},
+    {FETCH_BAD_HTTP, 0, "", SAYS("HTTP/1.1 OK\r\n\r\n")},
+    {FETCH_BAD_HTTP, 0, "", SAYS("HTTP/1.1 20\r\n\r\n")},
+    {FETCH_BAD_HTTP, 0, "", SAYS("HTTP/1.1 2000 OK\r\n\r\n")},
+    {FETCH_BAD_HTTP, 0, "", SAYS("ICY 200 OK\r\n\r\n")},
+    {FETCH_BAD_HTTP, 0, "", SAYS("SSH-2.0-OpenSSH_9.2\r\n")},
+    {FETCH_BAD_HTTP, 200, "", SAYS(OK "X: a\0b\r\n\r\n")},
+    {FETCH_BAD_HTTP, 200, "", SAYS(OK "no colon\r\n\r\n")},
+    {FETCH_BAD_HTTP, 200, "", SAYS(OK "Content-Length: -3\r\n\r\nabc")},
+    {FETCH_BAD_HTTP, 200, "", SAYS(OK "Content-Length: x\r\n\r\nabc")},
+    {FETCH_BAD_HTTP, 200, "",
+     SAYS(OK "Transfer-Encoding: none such\r\n\r\nabc")},
+    {FETCH_BAD_HTTP, 200, "", SAYS(OK "Transfer-Encoding: gzip\r\n\r\nabc")},
+    {FETCH_BAD_HTTP, 200, "", SAYS(CHUNKED "\r\n")},
+    {FETCH_BAD_HTTP, 200, "", SAYS(CHUNKED "-1\r\nabc")},
+    {FETCH_BAD_HTTP, 200, "", SAYS(CHUNKED "fffffffffffffffff\r\nabc")},
+    {FETCH_BAD_HTTP, 200, "", SAYS(CHUNKED "2\r\nabc\r\n0\r\n\r\n")},
+    /* What never ends. */
+    {FETCH_BAD_HTTP, 0, "", REPEATS("", X256)},
+    {FETCH_BAD_HTTP, 0, "", REPEATS("HTTP/", X256)},
+    {FETCH_BAD_HTTP, 0, "", REPEATS("HTTP/1.1 200 ", X256)},
+    {FETCH_BAD_HTTP, 200, "", REPEATS(OK, X256)},
+    {FETCH_BAD_HTTP, 200, "", REPEATS(OK, "X: y\r\n y\r\n")},
+    {FETCH_BAD_HTTP, 200, "", REPEATS(CHUNKED, "0000000000")},
+    {FETCH_BAD_HTTP, 200, "", REPEATS(CHUNKED "0\r\n", X256)},
+    {FETCH_TOO_LARGE, 200, "", REPEATS(OK "\r\n", X256)},
+    {FETCH_RETURNED, 404, "", REPEATS("HTTP/1.1 404 No\r\n\r\n", X256)},
+    /* More than 64 bits, or than the limit, and what is there of it. */
+    {FETCH_TOO_LARGE, 200, "",
+     SAYS(OK "Content-Length: 99999999999999999999\r\n\r\nabc")},
+    {FETCH_TOO_LARGE, 200, "", SAYS(OK "Content-Length: 1048577\r\n\r\nabc")},
+    {FETCH_RETURNED, 500, "",
+     SAYS("HTTP/1.1 500 No\r\nContent-Length: 1048577\r\n\r\nabc")},
+};
+
+START_TEST(test_fetch_takes_nothing_for_an_answer_that_is_none)
+{
+    struct upstream upstream = {.script = sayings[_i].script};
+    ck_assert(upstream_start(&upstream, AF_INET));
+    struct fetcher *fetcher = open_port("127.0.0.1", upstream.port);
+
+    for (int again = 0; again < 2; again++)
+        expect(fetcher, upstream.script.answer, sayings[_i].status,
+               sayings[_i].http_status, sayings[_i].body);
+    fetcher_destroy(fetcher);
+    upstream_stop(&upstream);
+}
+END_TEST
+
+/* What libcurl remembers of a failure must not colour the next one. */
+START_TEST(test_fetch_tells_each_failure_from_the_one_before)
+{
+    static const struct {
+        const char *text;
+        enum fetch_status status;
+        long http_status;
+    } rows[] = {
+        {"/reset", FETCH_CLOSED_EARLY, 0},
+        {"/bad-chunk", FETCH_BAD_HTTP, 200},
+        {"/reset-body", FETCH_CLOSED_EARLY, 200},
+        {"/header-line", FETCH_BAD_HTTP, 200},
+        {"/empty-reply", FETCH_CLOSED_EARLY, 0},
+        {"/huge-chunked", FETCH_TOO_LARGE, 200},
+        {"/status/503", FETCH_RETURNED, 503},
+        {"/short-head", FETCH_CLOSED_EARLY, 200},
+    };
+    struct fetcher *fetcher = open_path("/text");
+
+    for (int first = 0; first < COUNT(rows); first++)
+        for (int second = 0; second < COUNT(rows); second++) {
+            expect(fetcher, rows[first].text, rows[first].status,
+                   rows[first].http_status, "");
+            expect(fetcher, rows[second].text, rows[second].status,
+                   rows[second].http_status, "");
+        }
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+START_TEST(test_fetch_leaves_an_empty_buffer_empty_when_it_fails)
+{
+    struct fetcher *fetcher = open_path("/text");
+    struct buffer buffer = {0};
+    long http_status;
+
+    ck_assert_int_eq(fetch(fetcher, "/short", 6, &buffer, &http_status),
+                     FETCH_CLOSED_EARLY);
+    ck_assert_uint_eq(buffer.len, 0);
+    ck_assert_int_eq(fetch(fetcher, "", 0, &buffer, &http_status), FETCH_OK);
+    ck_assert_uint_eq(buffer.len, 0);
+    free(buffer.data);
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+/*
+ * The request
+ */
+
+/* Each byte value, and the target that must come of it. */
+START_TEST(test_fetch_sends_any_byte)
+{
+    struct fetcher *fetcher = open_path("/good");
+    char text[256];
+    char line[1024] = "GET /good?text=";
+    size_t len = strlen(line);
+
+    for (int i = 0; i < 256; i++) {
+        text[i] = (char)i;
+        if ((i >= '0' && i <= '9') || (i >= 'A' && i <= 'Z') ||
+            (i >= 'a' && i <= 'z') || (i > 0 && strchr("-._~", i) != NULL))
+            line[len++] = (char)i;
+        else
+            len += (size_t)snprintf(line + len, 4, "%%%02X", (unsigned)i);
+    }
+    snprintf(line + len, sizeof line - len, " HTTP/1.1\r\n");
+    expect_bytes(fetcher, text, sizeof text, FETCH_OK, 200, text, sizeof text);
+    char *head = rogue_request(rogue, 0);
+    ck_assert_ptr_nonnull(head);
+    ck_assert_msg(strncmp(head, line, strlen(line)) == 0, "%s", head);
+    free(head);
+
+    /* Alone, at either end, and doubled. */
+    for (int i = 0; i < 256; i++) {
+        char some[] = {(char)i, (char)i, 'x', (char)i};
+        for (size_t n = 1; n <= sizeof some; n++)
+            expect_bytes(fetcher, some, n, FETCH_OK, 200, some, n);
+    }
+    expect_bytes(fetcher, "", 0, FETCH_OK, 200, "", 0);
+    expect_bytes(fetcher, "not sent", 0, FETCH_OK, 200, "", 0);
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+START_TEST(test_fetch_sends_a_long_text_and_keeps_no_copy)
+{
+    static const size_t sizes[] = {1, 4095, 4096, 4097, 65535, 65536, 262144};
+    static char text[262144];
+    struct fetcher *fetcher = open_path("/good");
+
+    for (int fill = 0; fill < 2; fill++) {
+        memset(text, fill == 0 ? 'a' : '\xff', sizeof text);
+        for (int i = 0; i < COUNT(sizes); i++) {
+            expect_bytes(fetcher, text, sizes[i], FETCH_OK, 200, text,
+                         sizes[i]);
+            ck_assert_uint_le(fetcher->handles[0].target.size,
+                              MAX_TARGET_KEPT);
+        }
+    }
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+/* What stands behind the port in the URL, and what is asked for then. */
+static const struct {
+    const char *path;
+    const char *request;
+} urls[] = {
+    {"", "GET /?text=hi HTTP/1.1\r\n"},
+    {"/", "GET /?text=hi HTTP/1.1\r\n"},
+    {"?a=b", "GET /?a=b&text=hi HTTP/1.1\r\n"},
+    {"/good", "GET /good?text=hi HTTP/1.1\r\n"},
+    {"/good?a=b", "GET /good?a=b&text=hi HTTP/1.1\r\n"},
+    {"/good?a=b&c", "GET /good?a=b&c&text=hi HTTP/1.1\r\n"},
+    {"/good#part", "GET /good?text=hi HTTP/1.1\r\n"},
+    {"/good?a=b#part", "GET /good?a=b&text=hi HTTP/1.1\r\n"},
+    {"/good?a=%20%26#p?q", "GET /good?a=%20%26&text=hi HTTP/1.1\r\n"},
+    {"/a%2Fb/%C3%A9;c=d", "GET /a%2Fb/%C3%A9;c=d?text=hi HTTP/1.1\r\n"},
+    {"//twice", "GET //twice?text=hi HTTP/1.1\r\n"},
+};
+
+START_TEST(test_fetch_keeps_the_path_and_the_query_of_the_url)
+{
+    struct buffer buffer = {0};
+    long http_status;
+    struct fetcher *fetcher = open_path(urls[_i].path);
+
+    fetch(fetcher, "hi", 2, &buffer, &http_status); /* 404 for most of them */
+    char *head = rogue_request(rogue, 0);
+    ck_assert_ptr_nonnull(head);
+    ck_assert_msg(strncmp(head, urls[_i].request, strlen(urls[_i].request)) ==
+                      0,
+                  "%s", head);
+    /* An answer that is not asked for packed arrives as it is. */
+    ck_assert_ptr_null(strcasestr(head, "accept-encoding"));
+    free(head);
+    free(buffer.data);
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+static const char *const bad_urls[] = {
+    "",
+    "/good",
+    "127.0.0.1:80/good",
+    "localhost",
+    "http://",
+    "http://:80/",
+    "http://127.0.0.1:port/",
+    "http://127.0.0.1:65536/",
+    "http://127.0.0.1:-1/",
+    "http://a b/",
+    "http://127.0.0.1/a b",
+    "http://127.0.0.1/a\nb",
+    "http://127.0.0.1/\x7f",
+    "http://[::1/",
+    "http://[::g]/",
+    "http//127.0.0.1/",
+    "file:///etc/passwd",
+    "ftp://127.0.0.1/",
+    "gopher://127.0.0.1/",
+    "ws://127.0.0.1/",
+    "none://127.0.0.1/",
+};
+
+START_TEST(test_create_refuses_what_is_no_url_and_says_why)
+{
+    const char *error = NULL;
+    options.url = bad_urls[_i];
+    ck_assert_ptr_null(fetcher_create(&options, &error));
+    ck_assert_ptr_nonnull(error);
+    ck_assert_str_ne(error, "");
+}
+END_TEST
+
+/*
+ * Limits of a body
+ */
+
+START_TEST(test_body_may_fill_the_limit_and_not_exceed_it)
+{
+    static char body[70000];
+    static const struct {
+        const char *path;
+        size_t size;
+    } rows[] = {
+        {"/size/1", 1},         {"/size-chunked/1", 1},
+        {"/size/1000", 1000},   {"/size-chunked/1000", 1000},
+        {"/size/70000", 70000}, {"/size-chunked/70000", 70000},
+    };
+    memset(body, 'x', sizeof body);
+
+    for (int i = 0; i < COUNT(rows); i++)
+        for (size_t room = 0; room < 3; room++) {
+            options.max_body = rows[i].size - 1 + room;
+            if (options.max_body == 0)
+                continue;
+            struct fetcher *fetcher = open_path("/text");
+            bool fits = room > 0;
+            expect_bytes(fetcher, rows[i].path, strlen(rows[i].path),
+                         fits ? FETCH_OK : FETCH_TOO_LARGE, 200, body,
+                         rows[i].size);
+            if (options.max_body >= 4)
+                expect(fetcher, "next", FETCH_OK, 200, "next");
+            fetcher_destroy(fetcher);
+        }
+}
+END_TEST
+
+START_TEST(test_body_of_an_error_is_not_measured)
+{
+    options.max_body = 1;
+    struct fetcher *fetcher = open_path("/text");
+    expect(fetcher, "/status/404", FETCH_RETURNED, 404, "");
+    expect(fetcher, "/status/200", FETCH_TOO_LARGE, 200, "");
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+START_TEST(test_packed_body_is_passed_on_packed)
+{
+    size_t len;
+    unsigned char *packed = rogue_packed(&len);
+    ck_assert_ptr_nonnull(packed);
+    struct fetcher *fetcher = open_path("/packed");
+    expect_bytes(fetcher, "x", 1, FETCH_OK, 200, packed, len);
+    fetcher_destroy(fetcher);
+    free(packed);
+}
+END_TEST
+
+/* Of a transfer encoding libcurl does unpack: the limit holds behind it. */
+START_TEST(test_bomb_is_stopped_at_the_limit)
+{
+    static const char head[] = OK "Transfer-Encoding: gzip\r\n\r\n";
+    size_t len;
+    unsigned char *packed = rogue_packed(&len);
+    ck_assert_ptr_nonnull(packed);
+    struct buffer answer = {0};
+    ck_assert(buffer_append(&answer, BYTES(head)));
+    ck_assert(buffer_append(&answer, packed, len));
+    struct upstream upstream = {
+        .script = {.answer = answer.data, .len = answer.len}};
+    ck_assert(upstream_start(&upstream, AF_INET));
+    struct fetcher *fetcher = open_port("127.0.0.1", upstream.port);
+    expect(fetcher, "x", FETCH_TOO_LARGE, 200, "");
+    fetcher_destroy(fetcher);
+    upstream_stop(&upstream);
+    free(answer.data);
+    free(packed);
+}
+END_TEST
+
+START_TEST(test_flood_leaves_memory_bounded)
+{
+    static const char *const floods[] = {
+        "/header-line", "/headers",      "/interim-flood", "/trailers",
+        "/huge",        "/huge-chunked", "/huge-unsized"};
+    const struct server s = self();
+    struct fetcher *fetcher = open_path("/text");
+    struct buffer buffer = {0};
+    long http_status;
+
+    long peak = server_status(&s, "VmHWM");
+    for (int round = 0; round < 3; round++)
+        for (int i = 0; i < COUNT(floods); i++)
+            ck_assert_int_ne(fetch(fetcher, floods[i], strlen(floods[i]),
+                                   &buffer, &http_status),
+                             FETCH_OK);
+    /* Twice the body, and as much again for whoever allocates. */
+    if (!server_sanitized(&s))
+        ck_assert_int_le(server_status(&s, "VmHWM") - peak, 4096);
+    free(buffer.data);
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+/*
+ * Connections
+ */
+
+START_TEST(test_connection_is_kept_and_used_again)
+{
+    struct fetcher *fetcher = open_path("/text");
+    for (int i = 0; i < 10; i++)
+        expect(fetcher, "/chunked", FETCH_OK, 200, "/chunked");
+    ck_assert_uint_eq(rogue_counts(rogue).connections, 1);
+    /* An error with a whole answer is no reason to part. */
+    expect(fetcher, "/status/404", FETCH_RETURNED, 404, "");
+    expect(fetcher, "hi", FETCH_OK, 200, "hi");
+    ck_assert_uint_eq(rogue_counts(rogue).connections, 1);
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+START_TEST(test_connection_is_new_each_time_without_keepalive)
+{
+    options.keepalive = false;
+    struct fetcher *fetcher = open_path("/text");
+    for (int i = 0; i < 10; i++)
+        expect(fetcher, "hi", FETCH_OK, 200, "hi");
+    ck_assert_uint_eq(rogue_counts(rogue).connections, 10);
+    char *head = rogue_request(rogue, 9);
+    ck_assert_ptr_nonnull(strcasestr(head, "\r\nConnection: close\r\n"));
+    free(head);
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+/* More often than the five times that libcurl tries in all. */
+START_TEST(test_stale_connection_is_replaced_however_often)
+{
+    static const char *const paths[] = {"/stale", "/close-unsaid", "/close",
+                                        "/unsized"};
+    struct fetcher *fetcher = open_path("/text");
+    for (int i = 0; i < 20; i++)
+        expect(fetcher, paths[_i], FETCH_OK, 200, paths[_i]);
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+START_TEST(test_upstream_may_go_away_and_come_back)
+{
+    struct fetcher *fetcher = open_path("/text");
+    int port = rogue_port(rogue);
+
+    for (int i = 0; i < 8; i++) {
+        expect(fetcher, "hi", FETCH_OK, 200, "hi");
+        rogue_stop(rogue);
+        if (i % 2 == 0)
+            expect(fetcher, "hi", FETCH_REFUSED, 0, "");
+        rogue = rogue_start(port);
+        ck_assert_ptr_nonnull(rogue);
+    }
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+/* An answer that nobody asked for must not become the next one's. */
+START_TEST(test_unasked_answer_is_nobodys)
+{
+    struct upstream upstream = {.converse = converse_unasked};
+    ck_assert(upstream_start(&upstream, AF_INET));
+    struct fetcher *fetcher = open_port("127.0.0.1", upstream.port);
+
+    for (int i = 0; i < 8; i++) {
+        long long deadline = now_ms() + PATIENCE_MS;
+        expect(fetcher, "x", FETCH_OK, 200, "asked");
+        while (!atomic_exchange(&upstream.said_more, false)) {
+            ck_assert_int_lt(now_ms(), deadline);
+            let_pass(2);
+        }
+    }
+    fetcher_destroy(fetcher);
+    upstream_stop(&upstream);
+}
+END_TEST
+
+START_TEST(test_proxies_of_the_environment_are_ignored)
+{
+    static const char *const names[] = {"http_proxy",  "HTTP_PROXY",
+                                        "https_proxy", "HTTPS_PROXY",
+                                        "all_proxy",   "ALL_PROXY"};
+    char proxy[64];
+    int port;
+    int held = hold_port(&port);
+
+    snprintf(proxy, sizeof proxy, "http://127.0.0.1:%d", port);
+    for (int i = 0; i < COUNT(names); i++)
+        ck_assert_int_eq(setenv(names[i], proxy, 1), 0);
+    struct fetcher *fetcher = open_path("/text");
+    expect(fetcher, "hi", FETCH_OK, 200, "hi");
+    fetcher_destroy(fetcher);
+    for (int i = 0; i < COUNT(names); i++)
+        ck_assert_int_eq(unsetenv(names[i]), 0);
+    close(held);
+}
+END_TEST
+
+START_TEST(test_refused_connection_is_said_to_be)
+{
+    int port;
+    int held = hold_port(&port);
+    struct fetcher *fetcher = open_port("127.0.0.1", port);
+    for (int i = 0; i < 3; i++)
+        expect(fetcher, "hi", FETCH_REFUSED, 0, "");
+    fetcher_destroy(fetcher);
+    close(held);
+}
+END_TEST
+
+START_TEST(test_ipv6_upstream_is_reached)
+{
+    struct upstream upstream = {.script =
+                                    SAYS(OK "Content-Length: 3\r\n\r\nsix")};
+    if (!upstream_start(&upstream, AF_INET6))
+        return; /* no IPv6 on this machine */
+    struct fetcher *fetcher = open_port("[::1]", upstream.port);
+    expect(fetcher, "hi", FETCH_OK, 200, "six");
+    fetcher_destroy(fetcher);
+    upstream_stop(&upstream);
+}
+END_TEST
+
+/*
+ * Names
+ */
+
+START_TEST(test_name_is_resolved)
+{
+    struct fetcher *fetcher = open_port("named.example", rogue_port(rogue));
+    expect(fetcher, "hi", FETCH_RETURNED, 404, "");
+    char *head = rogue_request(rogue, 0);
+    ck_assert_ptr_nonnull(strstr(head, "\r\nHost: named.example:"));
+    free(head);
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+START_TEST(test_name_that_does_not_exist_is_said_not_to)
+{
+    struct fetcher *fetcher = open_url("http://nowhere.invalid/");
+    for (int i = 0; i < 3; i++)
+        expect(fetcher, "hi", FETCH_NOT_FOUND, 0, "");
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+/* A timeout cannot end the resolver's thread, but it does not wait for it,
+ * nor does the destruction; the thread cleans up when it is let go. */
+START_TEST(test_timeout_holds_while_the_resolver_hangs)
+{
+    ck_assert_int_eq(sem_init(&stuck, 0, 0), 0);
+    options.connect_timeout_ms = SHORT_MS;
+    struct fetcher *fetcher = open_url("http://stuck.invalid/");
+    long long start = now_ms();
+    expect_timeout(fetcher, "hi", SHORT_MS, 0);
+    expect_timeout(fetcher, "hi", SHORT_MS, 0);
+    fetcher_destroy(fetcher);
+    ck_assert_int_lt(now_ms() - start, PATIENCE_MS / 2);
+    ck_assert_int_eq(sem_post(&stuck), 0);
+    ck_assert_int_eq(sem_post(&stuck), 0);
+}
+END_TEST
+
+/*
+ * Timeouts that the table of ends does not have
+ */
+
+START_TEST(test_connect_timeout_is_kept)
+{
+    int port;
+    int deaf = deaf_port(&port);
+    struct fetcher *fetcher;
+
+    options.connect_timeout_ms = SHORT_MS;
+    fetcher = open_port("127.0.0.1", port);
+    expect_timeout(fetcher, "hi", SHORT_MS, 0);
+    expect_timeout(fetcher, "hi", SHORT_MS, 0);
+    fetcher_destroy(fetcher);
+
+    /* The timeout of the whole counts while it connects, too. */
+    options.connect_timeout_ms = PATIENCE_MS;
+    options.timeout_ms = SHORT_MS;
+    fetcher = open_port("127.0.0.1", port);
+    expect_timeout(fetcher, "hi", SHORT_MS, 0);
+    fetcher_destroy(fetcher);
+    close(deaf);
+}
+END_TEST
+
+START_TEST(test_connect_timeout_ends_with_the_connecting)
+{
+    options.connect_timeout_ms = SHORT_MS;
+    struct fetcher *fetcher = open_path("/text");
+    expect(fetcher, "/delay/600", FETCH_OK, 200, "/delay/600");
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+START_TEST(test_timeout_is_kept_by_an_upstream_that_never_reads)
+{
+    static char text[300000]; /* more than two sockets hold, once encoded */
+    const int small = 4096;
+    struct upstream upstream = {.converse = converse_deaf};
+    ck_assert(upstream_start(&upstream, AF_INET));
+    ck_assert_int_eq(setsockopt(upstream.listener, SOL_SOCKET, SO_RCVBUF,
+                                &small, sizeof small),
+                     0);
+    options.timeout_ms = SHORT_MS;
+    struct fetcher *fetcher = open_port("127.0.0.1", upstream.port);
+    long long start = now_ms();
+    expect_bytes(fetcher, text, sizeof text, FETCH_TIMED_OUT, 0, "", 0);
+    ck_assert_int_le(now_ms() - start, SHORT_MS + SLACK_MS);
+    fetcher_destroy(fetcher);
+    upstream_stop(&upstream);
+}
+END_TEST
+
+/*
+ * Many threads
+ */
+
+struct job {
+    pthread_t thread;
+    struct fetcher *fetcher;
+    const char *text;
+    int count;
+    atomic_int *failed;
+};
+
+static void *job_thread(void *arg)
+{
+    struct job *job = arg;
+    for (int i = 0; i < job->count; i++) {
+        struct buffer body = {0};
+        long http_status;
+        enum fetch_status status = fetch(
+            job->fetcher, job->text, strlen(job->text), &body, &http_status);
+        if (status != FETCH_OK || body.len != strlen(job->text) ||
+            memcmp(body.data, job->text, body.len) != 0)
+            atomic_fetch_add(job->failed, 1);
+        free(body.data);
+    }
+    return NULL;
+}
+
+static void start_job(struct job *job)
+{
+    ck_assert_int_eq(pthread_create(&job->thread, NULL, job_thread, job), 0);
+}
+
+static void finish_job(struct job *job)
+{
+    ck_assert_int_eq(pthread_join(job->thread, NULL), 0);
+}
+
+START_TEST(test_ceiling_holds_and_all_are_served)
+{
+    enum { THREADS = 20, FETCHES = 10 };
+    struct job jobs[THREADS];
+    char texts[THREADS][32];
+    atomic_int failed = 0;
+
+    options.max_handles = 2;
+    struct fetcher *fetcher = open_path("/text");
+    for (int i = 0; i < THREADS; i++) {
+        snprintf(texts[i], sizeof texts[i], "/delay/%d?%d", 1 + i % 3, i);
+        jobs[i] = (struct job){.fetcher = fetcher,
+                               .text = texts[i],
+                               .count = FETCHES,
+                               .failed = &failed};
+        start_job(&jobs[i]);
+    }
+    for (int i = 0; i < THREADS; i++)
+        finish_job(&jobs[i]);
+    ck_assert_int_eq(atomic_load(&failed), 0);
+    struct rogue_counts counts = rogue_counts(rogue);
+    ck_assert_uint_eq(counts.requests, THREADS * FETCHES);
+    ck_assert_uint_le(counts.peak_busy, 2);
+    ck_assert_uint_eq(counts.connections, 2);
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+START_TEST(test_first_come_is_first_served)
+{
+    enum { THREADS = 12 };
+    struct job jobs[THREADS];
+    char texts[THREADS][32];
+    atomic_int failed = 0;
+
+    struct fetcher *fetcher = open_path("/text");
+    for (int i = 0; i < THREADS; i++) {
+        /* The first holds the only handle until all are in line. */
+        snprintf(texts[i], sizeof texts[i], i == 0 ? "/delay/1500" : "%d", i);
+        jobs[i] = (struct job){.fetcher = fetcher,
+                               .text = texts[i],
+                               .count = 1,
+                               .failed = &failed};
+        start_job(&jobs[i]);
+        long long deadline = now_ms() + PATIENCE_MS;
+        while (i == 0 ? rogue_counts(rogue).busy == 0
+                      : atomic_load(&waiting) < i) {
+            ck_assert_int_lt(now_ms(), deadline);
+            let_pass(1);
+        }
+    }
+    for (int i = 0; i < THREADS; i++)
+        finish_job(&jobs[i]);
+    ck_assert_int_eq(atomic_load(&failed), 0);
+    for (int i = 1; i < THREADS; i++) {
+        char line[32];
+        snprintf(line, sizeof line, "GET /text?text=%d ", i);
+        char *head = rogue_request(rogue, (unsigned long)i);
+        ck_assert_msg(strncmp(head, line, strlen(line)) == 0,
+                      "not %s but %.20s", line, head);
+        free(head);
+    }
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+/* The handle given back last is lent first: one thread after many keeps to
+ * one connection. */
+START_TEST(test_lonely_thread_keeps_to_one_connection)
+{
+    enum { THREADS = 4 };
+    struct job jobs[THREADS];
+    atomic_int failed = 0;
+
+    options.max_handles = 8;
+    struct fetcher *fetcher = open_path("/text");
+    for (int i = 0; i < THREADS; i++) {
+        jobs[i] = (struct job){.fetcher = fetcher,
+                               .text = "/delay/300",
+                               .count = 1,
+                               .failed = &failed};
+        start_job(&jobs[i]);
+    }
+    for (int i = 0; i < THREADS; i++)
+        finish_job(&jobs[i]);
+    unsigned long connections = rogue_counts(rogue).connections;
+    ck_assert_uint_le(connections, THREADS);
+    struct handle *warm = SLIST_FIRST(&fetcher->idle);
+    for (int i = 0; i < 10; i++) {
+        expect(fetcher, "hi", FETCH_OK, 200, "hi");
+        ck_assert_ptr_eq(SLIST_FIRST(&fetcher->idle), warm);
+    }
+    ck_assert_uint_eq(rogue_counts(rogue).connections, connections);
+    ck_assert_int_eq(atomic_load(&failed), 0);
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+/*
+ * Memory
+ */
+
+/* Each allocation of fetch.c and of libcurl fails in turn, in the first fetch
+ * of a fetcher and in one on a kept connection. */
+START_TEST(test_each_allocation_may_fail)
+{
+    static const char *const paths[] = {"/good", "/chunked", "/status/404",
+                                        "/bad-chunk"};
+    const char *path = paths[_i];
+    bool good = _i < 2;
+    bool failed = true;
+
+    ck_assert_int_eq(curl_global_init_mem(CURL_GLOBAL_DEFAULT, failing_malloc,
+                                          free, failing_realloc,
+                                          failing_strdup, failing_calloc),
+                     CURLE_OK);
+    for (long n = 0; failed; n++) {
+        for (int kept = 0; kept < 2; kept++) {
+            struct buffer body = {0};
+            long http_status;
+            const char *error;
+            char url[ROGUE_URL_SIZE];
+            enum fetch_status status = FETCH_NO_MEMORY;
+
+            rogue_url(rogue, "/text", url);
+            options.url = url;
+            if (kept == 0)
+                atomic_store(&allocations_left, n);
+            struct fetcher *fetcher = fetcher_create(&options, &error);
+            if (kept == 1) {
+                ck_assert_ptr_nonnull(fetcher);
+                expect(fetcher, "hi", FETCH_OK, 200, "hi");
+                atomic_store(&allocations_left, n);
+            }
+            if (fetcher != NULL)
+                status =
+                    fetch(fetcher, path, strlen(path), &body, &http_status);
+            else
+                ck_assert_str_ne(error, "");
+            failed = atomic_exchange(&allocations_left, -1) < 0;
+            if (status == FETCH_OK) {
+                ck_assert(good);
+                ck_assert_uint_eq(body.len, strlen(path));
+                ck_assert_mem_eq(body.data, path, body.len);
+            } else {
+                ck_assert_uint_eq(body.len, 0);
+                ck_assert_msg(failed || !good, "%s without need",
+                              fetch_reason(status));
+            }
+            if (fetcher != NULL)
+                expect(fetcher, "next", FETCH_OK, 200, "next");
+            fetcher_destroy(fetcher);
+            free(body.data);
+        }
+    }
+    curl_global_cleanup();
+}
+END_TEST
+
+START_TEST(test_buffer_grows_at_the_end)
+{
+    struct buffer buffer = {0};
+    ck_assert(buffer_append(&buffer, "", 0));
+    ck_assert_ptr_null(buffer.data);
+    for (size_t i = 0; i < 1000; i++) {
+        char byte = (char)i;
+        ck_assert(buffer_append(&buffer, &byte, 1));
+        ck_assert_uint_eq(buffer.len, i + 1);
+        ck_assert_uint_ge(buffer.size, buffer.len);
+    }
+    atomic_store(&allocations_left, 0);
+    size_t size = buffer.size;
+    static const char much[4096];
+    ck_assert(!buffer_append(&buffer, much, sizeof much));
+    ck_assert_uint_eq(buffer.len, 1000);
+    ck_assert_uint_eq(buffer.size, size);
+    ck_assert(buffer_append(&buffer, much, sizeof much));
+    for (size_t i = 0; i < 1000; i++)
+        ck_assert_int_eq(buffer.data[i], (char)i);
+    free(buffer.data);
+}
+END_TEST
+
+START_TEST(test_each_status_has_its_own_reason)
+{
+    for (int i = 0; i < FETCH_STATUSES; i++) {
+        const char *reason = fetch_reason((enum fetch_status)i);
+        ck_assert_ptr_nonnull(reason);
+        for (int j = 0; j < i; j++)
+            ck_assert_str_ne(reason, fetch_reason((enum fetch_status)j));
+    }
+    ck_assert_ptr_nonnull(strstr(fetch_library(), "libcurl/"));
+}
+END_TEST
+
+static TCase *make_tests(Suite *suite, const char *name)
+{
+    TCase *tests = tcase_create(name);
+    tcase_add_checked_fixture(tests, set_up, tear_down);
+    tcase_set_timeout(tests, TEST_TIMEOUT);
+    suite_add_tcase(suite, tests);
+    return tests;
+}
+
+static void add_ends(Suite *suite)
+{
+    TCase *tests = make_tests(suite, "ends");
+    tcase_add_loop_test(tests, test_fetch_ends_as_the_upstream_made_it_end, 0,
+                        2 * COUNT(ends));
+    tcase_add_loop_test(tests,
+                        test_fetch_takes_nothing_for_an_answer_that_is_none, 0,
+                        COUNT(sayings));
+    tcase_add_test(tests, test_fetch_tells_each_failure_from_the_one_before);
+    tcase_add_test(tests,
+                   test_fetch_leaves_an_empty_buffer_empty_when_it_fails);
+}
+
+static void add_requests(Suite *suite)
+{
+    TCase *tests = make_tests(suite, "requests");
+    tcase_add_test(tests, test_fetch_sends_any_byte);
+    tcase_add_test(tests, test_fetch_sends_a_long_text_and_keeps_no_copy);
+    tcase_add_loop_test(tests,
+                        test_fetch_keeps_the_path_and_the_query_of_the_url, 0,
+                        COUNT(urls));
+    tcase_add_loop_test(tests, test_create_refuses_what_is_no_url_and_says_why,
+                        0, COUNT(bad_urls));
+}
+
+static void add_bodies(Suite *suite)
+{
+    TCase *tests = make_tests(suite, "bodies");
+    tcase_add_test(tests, test_body_may_fill_the_limit_and_not_exceed_it);
+    tcase_add_test(tests, test_body_of_an_error_is_not_measured);
+    tcase_add_test(tests, test_packed_body_is_passed_on_packed);
+    tcase_add_test(tests, test_bomb_is_stopped_at_the_limit);
+    tcase_add_test(tests, test_flood_leaves_memory_bounded);
+}
+
+static void add_connections(Suite *suite)
+{
+    TCase *tests = make_tests(suite, "connections");
+    tcase_add_test(tests, test_connection_is_kept_and_used_again);
+    tcase_add_test(tests, test_connection_is_new_each_time_without_keepalive);
+    tcase_add_loop_test(tests, test_stale_connection_is_replaced_however_often,
+                        0, 4);
+    tcase_add_test(tests, test_upstream_may_go_away_and_come_back);
+    tcase_add_test(tests, test_unasked_answer_is_nobodys);
+    tcase_add_test(tests, test_proxies_of_the_environment_are_ignored);
+    tcase_add_test(tests, test_refused_connection_is_said_to_be);
+    tcase_add_test(tests, test_ipv6_upstream_is_reached);
+    tcase_add_test(tests, test_name_is_resolved);
+    tcase_add_test(tests, test_name_that_does_not_exist_is_said_not_to);
+}
+
+static void add_timeouts(Suite *suite)
+{
+    TCase *tests = make_tests(suite, "timeouts");
+    tcase_add_test(tests, test_timeout_holds_while_the_resolver_hangs);
+    tcase_add_test(tests, test_connect_timeout_is_kept);
+    tcase_add_test(tests, test_connect_timeout_ends_with_the_connecting);
+    tcase_add_test(tests,
+                   test_timeout_is_kept_by_an_upstream_that_never_reads);
+}
+
+static void add_threads(Suite *suite)
+{
+    TCase *tests = make_tests(suite, "threads");
+    tcase_add_test(tests, test_ceiling_holds_and_all_are_served);
+    tcase_add_test(tests, test_first_come_is_first_served);
+    tcase_add_test(tests, test_lonely_thread_keeps_to_one_connection);
+}
+
+static void add_memory(Suite *suite)
+{
+    TCase *tests = make_tests(suite, "memory");
+    tcase_add_loop_test(tests, test_each_allocation_may_fail, 0, 4);
+    tcase_add_test(tests, test_buffer_grows_at_the_end);
+    tcase_add_test(tests, test_each_status_has_its_own_reason);
+}
+
+int main(void)
+{
+    Suite *suite = suite_create("fetch");
+    add_ends(suite);
+    add_requests(suite);
+    add_bodies(suite);
+    add_connections(suite);
+    add_timeouts(suite);
+    add_threads(suite);
+    add_memory(suite);
+    return run_suite(suite) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
