@@ -405,8 +405,6 @@ static const char *set_url(struct fetcher *fetcher, const char *text)
 
     CURLUcode rc = curl_url_set(url, CURLUPART_URL, text, 0);
     if (rc == CURLUE_OK)
-        rc = curl_url_set(url, CURLUPART_FRAGMENT, NULL, 0);
-    if (rc == CURLUE_OK)
         rc = curl_url_get(url, CURLUPART_SCHEME, &scheme, 0);
     if (rc == CURLUE_OK)
         rc = curl_url_get(url, CURLUPART_PATH, &path, 0);
