@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MIT
+"""The table of figures in a Markdown page, between its two markers."""
+
+import json
+import os
+
+from . import report
+from .charts import BASELINE
+from .processes import Failure
+
+BEGIN = "<!-- figures: scripts/plot --table writes what follows -->"
+END = "<!-- end of the figures -->"
+
+# Each figure of a table: column, heading, factor, decimals.
+COLUMNS = (
+    ("throughput_per_s", "requests/s", 1, 0),
+    ("cpu_per_request_us", "CPU per request, µs", 1, 1),
+    ("latency_p50_us", "p50, ms", 1e-3, 2),
+    ("latency_p99_us", "p99, ms", 1e-3, 2),
+    ("voluntary_switches_per_request", "switches per request", 1, 2),
+    ("memory_per_connection_kib", "memory per connection, KiB", 1, 1),
+)
+
+
+def level_table(setting, level):
+    """The medians at so many connections, a row a style."""
+    plural = "s" if level > 1 else ""
+    lines = [f"**{level:,} connection{plural}**", "",
+             "| style | " + " | ".join(heading for _, heading, _, _
+                                       in COLUMNS) +
+             f" | CPU / {BASELINE}'s |",
+             "|---|" + "---:|" * (len(COLUMNS) + 1)]
+    base = setting.value(BASELINE, level, "cpu_per_request_us")
+    for name in setting.names:
+        runs = setting.cells[name, level]
+        if not runs:
+            continue  # none was valid, or it was not asked for
+        cells = []
+        for column, _, factor, decimals in COLUMNS:
+            value = report.median(runs, column)
+            cells.append(report.cell(value and value * factor, decimals))
+        cpu = setting.value(name, level, "cpu_per_request_us")
+        cells.append(report.cell(cpu / base if cpu and base else None, 2))
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return lines + [""]
+
+
+def facts_line(rows, setting, facts):
+    """What the medians are of; the rest is in the report."""
+    mine = [row for row in setting.rows if row["valid"] == "yes"]
+    dropped = len(setting.rows) - len(mine)
+    if not mine:
+        raise Failure("no run is valid")
+    text = f"{setting.title()}; medians."
+    if facts:
+        text += f" {report.summary_line(rows, facts)}."
+    if dropped:
+        text += (f" {dropped} of {len(setting.rows)} runs failed a check and "
+                 "are left out.")
+    return text
+
+
+def wrap(text, width=79):
+    lines = [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append("")
+        lines[-1] += (" " if lines[-1] else "") + word
+    return lines
+
+
+def tables(directory):
+    """The Markdown lines: of the longest delay, connections kept if any."""
+    path = os.path.join(directory, "runs.tsv")
+    rows = report.read_rows(path)
+    if not rows:
+        raise Failure(f"{path} has no rows")
+    facts = {}
+    path = os.path.join(directory, "environment.json")
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            facts = json.load(file)
+    setting = report.settings_of(rows)[0]
+    lines = wrap(facts_line(rows, setting, facts)) + [""]
+    for level in setting.levels:
+        lines += level_table(setting, level)
+    return lines
+
+
+def write(directory, page):
+    """Put the tables of DIR/runs.tsv between the markers of a page."""
+    try:
+        with open(page, encoding="utf-8") as file:
+            before, begin, rest = file.read().partition(BEGIN + "\n")
+    except OSError as error:
+        raise Failure(f"{page}: {error.strerror}") from error
+    _, end, after = rest.partition(END + "\n")
+    if not begin or not end:
+        raise Failure(f"{page} does not have the lines '{BEGIN}' and '{END}'")
+    text = "\n".join(tables(directory))
+    with open(page, "w", encoding="utf-8") as file:
+        file.write(f"{before}{begin}\n{text}\n{end}{after}")
