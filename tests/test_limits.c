@@ -1,0 +1,484 @@
+/*
+ * threadecho at its limits: connections, descriptors, threads, memory. What
+ * it cannot serve it says, and afterwards it holds what it held before.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#define _GNU_SOURCE /* prlimit */
+#include "harness.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+static struct rogue *upstream;
+
+static void set_up(void)
+{
+    upstream = rogue_start(0);
+    ck_assert_ptr_nonnull(upstream);
+}
+
+static void tear_down(void)
+{
+    rogue_stop(upstream);
+}
+
+static void stop(struct server *s)
+{
+    ck_assert_int_eq(server_stop(s), 0);
+    server_free(s);
+}
+
+/* Sets a soft limit of the running server; returns what it was. */
+static rlim_t limit(const struct server *s, __rlimit_resource_t resource,
+                    rlim_t soft)
+{
+    struct rlimit was;
+
+    ck_assert_int_eq(prlimit(s->pid, resource, NULL, &was), 0);
+    const struct rlimit is = {.rlim_cur = soft, .rlim_max = was.rlim_max};
+    ck_assert_int_eq(prlimit(s->pid, resource, &is, NULL), 0);
+    return was.rlim_cur;
+}
+
+/* Lets the server open no descriptor more; returns what the limit was. */
+static rlim_t take_descriptors(const struct server *s)
+{
+    char path[64];
+    struct stat status;
+    rlim_t lowest = 0;
+
+    do
+        snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)s->pid,
+                 (int)lowest++);
+    while (lstat(path, &status) == 0);
+    return limit(s, RLIMIT_NOFILE, lowest - 1);
+}
+
+/* Closes a connection after the server did: its place is free then. */
+static void leave(struct client *c)
+{
+    client_finish(c);
+    ck_assert_str_eq(client_line(c), "<end>");
+    client_close(c);
+}
+
+START_TEST(test_connections_over_the_limit_are_told_so)
+{
+    struct server *s = threadecho_start(upstream, "--max-connections 3");
+    struct holding before = server_rests(s);
+    struct client *served[3];
+
+    for (int i = 0; i < 3; i++) {
+        served[i] = client_open(s);
+        ck_assert_str_eq(client_ask(served[i], "hello"), "echo: hello");
+    }
+    for (int i = 0; i < 10; i++) {
+        struct client *c = client_open(s);
+        ck_assert_str_eq(client_line(c), "error: too many connections");
+        ck_assert_str_eq(client_line(c), "<end>");
+        client_close(c);
+    }
+    ck_assert_int_eq(server_counts(s, "rejected"), 10);
+    for (int i = 0; i < 3; i++) {
+        ck_assert_str_eq(client_ask(served[i], "hello"), "echo: hello");
+        leave(served[i]);
+    }
+    server_recovers(s, before);
+    stop(s);
+}
+END_TEST
+
+START_TEST(test_place_of_a_client_that_left_is_free_at_once)
+{
+    struct server *s = threadecho_start(NULL, "--echo --max-connections 1");
+
+    for (int i = 0; i < 200; i++) {
+        struct client *c = client_open(s);
+        client_say(c, "hello");
+        client_finish(c);
+        ck_assert_str_eq(client_line(c), "echo: hello");
+        /* Whoever saw this end may come back. */
+        ck_assert_str_eq(client_line(c), "<end>");
+        client_close(c);
+    }
+    stop(s);
+}
+END_TEST
+
+/* A server that closes a socket with unread input resets it, and the line
+ * that it sent before is lost on the way. */
+START_TEST(test_client_turned_away_reads_why_whatever_it_has_sent)
+{
+    enum { CLIENTS = 50, MUCH = 65536 };
+    struct server *s = threadecho_start(NULL, "--echo --max-connections 1");
+    struct holding before = server_rests(s);
+    struct client *served = client_open(s);
+    struct client *clients[CLIENTS];
+    char *much = calloc(1, MUCH);
+
+    ck_assert_ptr_nonnull(much);
+    ck_assert_str_eq(client_ask(served, "hello"), "echo: hello");
+    for (int i = 0; i < CLIENTS; i++) {
+        clients[i] = client_open(s);
+        client_say(clients[i], "one\ntwo\nthree");
+        client_send(clients[i], much, i % 5 == 0 ? MUCH : 10);
+    }
+    let_pass(100);
+    for (int i = 0; i < CLIENTS; i++) {
+        ck_assert_str_eq(client_line(clients[i]),
+                         "error: too many connections");
+        ck_assert_str_eq(client_line(clients[i]), "<end>");
+        client_close(clients[i]);
+    }
+    free(much);
+    leave(served);
+    server_recovers(s, before);
+    stop(s);
+}
+END_TEST
+
+START_TEST(test_crowd_turned_away_reads_why)
+{
+    enum { CLIENTS = 500 };
+    struct server *s = threadecho_start(NULL, "--echo --max-connections 1");
+    struct holding before = server_rests(s);
+    struct client *served = client_open(s);
+    struct client *clients[CLIENTS];
+
+    ck_assert_str_eq(client_ask(served, "hello"), "echo: hello");
+    for (int i = 0; i < CLIENTS; i++) {
+        clients[i] = client_open(s);
+        client_say(clients[i], "hello");
+    }
+    let_pass(100);
+    for (int i = 0; i < CLIENTS; i++)
+        ck_assert_str_eq(client_line(clients[i]),
+                         "error: too many connections");
+    ck_assert_int_eq(server_counts(s, "rejected"), CLIENTS);
+    ck_assert_str_eq(client_ask(served, "hello"), "echo: hello");
+    for (int i = 0; i < CLIENTS; i++)
+        client_close(clients[i]);
+    leave(served);
+    server_recovers(s, before);
+    stop(s);
+}
+END_TEST
+
+/* Takes the server's descriptors away for so long while a client knocks.
+ * Returns how long after it has them back that client had its reply. */
+static long long starve(const struct server *s, long ms)
+{
+    rlim_t was = take_descriptors(s);
+    struct client *c = client_open(s);
+
+    client_say(c, "hello");
+    let_pass(ms);
+    ck_assert(!client_hears(c, 0));
+    long long start = now_ms();
+    limit(s, RLIMIT_NOFILE, was);
+    ck_assert_str_eq(client_line(c), "echo: hello");
+    long long took = now_ms() - start;
+    client_close(c);
+    return took;
+}
+
+START_TEST(test_running_out_of_descriptors_pauses_accepting)
+{
+    struct server *s = threadecho_start(upstream, "--max-fetches 1");
+    struct holding before = server_rests(s);
+    struct client *served = client_open(s);
+    long long start = now_ms();
+
+    ck_assert_str_eq(client_ask(served, "hello"), "echo: hello");
+    /* Accepting goes on at most 200 ms after relief; of three times the
+     * shortest, since the machine may be busy with other things. */
+    long long best = PATIENCE_MS;
+    for (int i = 0; i < 3; i++) {
+        long long took = starve(s, 350);
+        best = took < best ? took : best;
+        /* Who was there already is served on. */
+        ck_assert_str_eq(client_ask(served, "hello"), "echo: hello");
+        server_recovers(
+            s, (struct holding){before.descriptors + 1, before.threads + 1});
+    }
+    long long took = now_ms() - start;
+    ck_assert_int_lt(best, 250);
+
+    /* It tried now and then, and did not spin. */
+    long errors = server_counts(s, "accept_errors");
+    ck_assert_int_ge(errors, 3);
+    ck_assert_int_le(errors, took / 100 + 4);
+    if (took < 5000)
+        ck_assert_int_eq(server_logged(s, "cannot accept"), 1);
+    ck_assert_int_ge(server_logged(s, "cannot accept"), 1);
+    client_close(served);
+    server_recovers(s, before);
+    stop(s);
+}
+END_TEST
+
+START_TEST(test_fetch_without_a_descriptor_is_an_error)
+{
+    struct server *s = threadecho_start(upstream, "--no-keepalive");
+    struct holding before = server_rests(s);
+    struct client *c = client_open(s);
+
+    ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+    rlim_t was = take_descriptors(s);
+    for (int i = 0; i < 10; i++) {
+        const char *reply = client_ask(c, "hello");
+        ck_assert_msg(strncmp(reply, "error: ", 7) == 0, "%s", reply);
+    }
+    limit(s, RLIMIT_NOFILE, was);
+    ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+    client_close(c);
+    server_recovers(s, before);
+    stop(s);
+}
+END_TEST
+
+START_TEST(test_client_without_a_thread_is_told_so)
+{
+    struct server *s = threadecho_start(upstream, "--max-fetches 1");
+    struct client *served[200];
+    int count = 0;
+
+    if (server_sanitized(s)) { /* whose own memory would be missing first */
+        server_free(s);
+        return;
+    }
+    struct holding before = server_rests(s);
+    served[count++] = client_open(s);
+    ck_assert_str_eq(client_ask(served[0], "hello"), "echo: hello");
+    /* From now on no stack can be had but those that others have left. */
+    rlim_t was = limit(s, RLIMIT_AS, (rlim_t)server_status(s, "VmSize") << 10);
+    for (;;) {
+        struct client *c = client_open(s);
+        client_say(c, "hello");
+        const char *reply = client_line(c);
+        if (strcmp(reply, "echo: hello") != 0) {
+            ck_assert_str_eq(reply, "error: cannot start a thread");
+            ck_assert_str_eq(client_line(c), "<end>");
+            client_close(c);
+            break;
+        }
+        ck_assert_int_lt(count, 200);
+        served[count++] = c;
+    }
+    for (int i = 0; i < 20; i++) {
+        struct client *c = client_open(s);
+        client_send(c, "one\ntwo\nthr", 11);
+        ck_assert_str_eq(client_line(c), "error: cannot start a thread");
+        ck_assert_str_eq(client_line(c), "<end>");
+        client_close(c);
+    }
+    char *summary = server_summary(s);
+    ck_assert_int_eq(summary_value(summary, "thread_errors"), 21);
+    ck_assert_int_eq(summary_value(summary, "rejected"), 21);
+    free(summary);
+    ck_assert_int_eq(server_logged(s, "cannot start thread"), 1);
+    for (int i = 0; i < count; i++) {
+        ck_assert_str_eq(client_ask(served[i], "hello"), "echo: hello");
+        client_close(served[i]);
+    }
+    limit(s, RLIMIT_AS, was);
+    server_recovers(s, before);
+    stop(s);
+}
+END_TEST
+
+START_TEST(test_idle_connection_costs_one_descriptor)
+{
+    enum { CLIENTS = 50 };
+    struct server *s = threadecho_start(upstream, "--max-fetches 1");
+    struct holding before = server_rests(s);
+    struct client *clients[CLIENTS];
+
+    for (int i = 0; i < CLIENTS; i++) {
+        clients[i] = client_open(s);
+        ck_assert_str_eq(client_ask(clients[i], "hello"), "echo: hello");
+    }
+    struct holding with = server_holds(s);
+    ck_assert_int_eq(with.descriptors, before.descriptors + CLIENTS);
+    ck_assert_int_eq(with.threads, before.threads + CLIENTS);
+    for (int i = 0; i < CLIENTS; i++)
+        client_close(clients[i]);
+    server_recovers(s, before);
+    stop(s);
+}
+END_TEST
+
+/* Clients that come, each with a line, and go, 50 at a time. */
+static void come_and_go(const struct server *s, int rounds)
+{
+    struct client *clients[50];
+
+    for (int round = 0; round < rounds; round++) {
+        for (int i = 0; i < 50; i++) {
+            clients[i] = client_open(s);
+            client_say(clients[i], "hello");
+        }
+        for (int i = 0; i < 50; i++) {
+            ck_assert_str_eq(client_line(clients[i]), "echo: hello");
+            client_close(clients[i]);
+        }
+    }
+}
+
+START_TEST(test_connections_that_come_and_go_leave_nothing)
+{
+    struct server *s = threadecho_start(upstream, "--max-fetches 8");
+
+    come_and_go(s, 20);
+    struct client *warm[8]; /* all eight handles are in use from here on */
+    for (int i = 0; i < 8; i++) {
+        warm[i] = client_open(s);
+        client_say(warm[i], "/delay/300");
+    }
+    for (int i = 0; i < 8; i++) {
+        ck_assert_str_eq(client_line(warm[i]), "echo: /delay/300");
+        client_close(warm[i]);
+    }
+    struct holding before = server_rests(s);
+    long memory = server_status(s, "VmRSS");
+    come_and_go(s, 80);
+    server_recovers(s, before);
+    if (!server_sanitized(s))
+        ck_assert_int_le(server_status(s, "VmRSS") - memory, 1024);
+    stop(s);
+}
+END_TEST
+
+START_TEST(test_long_lines_and_bodies_leave_no_memory_behind)
+{
+    enum { CLIENTS = 20, LEN = 60000 };
+    struct server *s = threadecho_start(upstream, "--max-fetches 4");
+    struct client *clients[CLIENTS];
+    char *line = malloc(LEN + 1);
+
+    ck_assert_ptr_nonnull(line);
+    memset(line, 'x', LEN);
+    line[LEN] = '\0';
+    for (int i = 0; i < CLIENTS; i++) {
+        clients[i] = client_open(s);
+        ck_assert_str_eq(client_ask(clients[i], "hello"), "echo: hello");
+    }
+    long before = server_status(s, "VmRSS");
+    for (int i = 0; i < CLIENTS; i++) {
+        client_ask(clients[i], line);
+        ck_assert_uint_eq(clients[i]->line_len, 6 + LEN);
+        client_ask(clients[i], "/size/1000000");
+        ck_assert_uint_eq(clients[i]->line_len, 6 + 1000000);
+        ck_assert_str_eq(client_ask(clients[i], "next"), "echo: next");
+    }
+    /* Of 20 MB of bodies and 1.2 MB of lines, while all stay connected. */
+    if (!server_sanitized(s))
+        ck_assert_int_lt(server_status(s, "VmRSS") - before, 8 << 10);
+    for (int i = 0; i < CLIENTS; i++)
+        client_close(clients[i]);
+    free(line);
+    stop(s);
+}
+END_TEST
+
+START_TEST(test_line_of_the_limit_is_served_and_one_more_byte_is_not)
+{
+    static const struct {
+        const char *sent;
+        const char *reply;
+    } lines[] = {
+        {"1234567890\n", "echo: 1234567890"},
+        {"1234567890\r\n", "echo: 1234567890"},
+        {"12345678901\n", "error: line too long"},
+        {"12345678901\r\n", "error: line too long"},
+        {"123456789012345678901234567890\n", "error: line too long"},
+    };
+    struct server *s = threadecho_start(upstream, "--max-line 10");
+    struct client *c = client_open(s);
+
+    for (int i = 0; i < 10; i++) {
+        int n = i / 2;
+        if (i % 2 == 0)
+            client_send(c, lines[n].sent, strlen(lines[n].sent));
+        else
+            client_dribble(c, lines[n].sent, 1);
+        ck_assert_str_eq(client_line(c), lines[n].reply);
+        ck_assert_str_eq(client_ask(c, "next"), "echo: next");
+    }
+    ck_assert_int_eq(server_counts(s, "error_line_too_long"), 6);
+    client_close(c);
+    stop(s);
+}
+END_TEST
+
+START_TEST(test_limits_of_a_start_with_few_descriptors_are_kept)
+{
+    struct client *clients[100];
+    int count = 0;
+    char url[ROGUE_URL_SIZE];
+
+    rogue_url(upstream, "/text", url);
+    struct server *s =
+        server_start(NULL,
+                     "sh -c 'ulimit -n 64 && exec %s --listen 127.0.0.1:0 "
+                     "--upstream %s'",
+                     threadecho(), url);
+    /* As many as it said it would, and then a word to each. */
+    char *log = server_log(s);
+    char *said = strstr(log, "at most ");
+    ck_assert_ptr_nonnull(said);
+    long most = strtol(said + 8, NULL, 10);
+    free(log);
+    ck_assert_int_ge(most, 8);
+    ck_assert_int_lt(most, 64);
+    while (count < most) {
+        clients[count] = client_open(s);
+        ck_assert_str_eq(client_ask(clients[count++], "hello"), "echo: hello");
+    }
+    for (int i = 0; i < 30; i++) {
+        struct client *c = client_open(s);
+        client_say(c, "hello");
+        ck_assert_str_eq(client_line(c), "error: too many connections");
+        client_close(c);
+    }
+    /* All at once they still find their upstream. */
+    for (int i = 0; i < count; i++)
+        client_say(clients[i], "/delay/20");
+    for (int i = 0; i < count; i++)
+        ck_assert_str_eq(client_line(clients[i]), "echo: /delay/20");
+    ck_assert_int_eq(server_counts(s, "accept_errors"), 0);
+    for (int i = 0; i < count; i++)
+        client_close(clients[i]);
+    stop(s);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("limits");
+    TCase *tcase = tcase_create("limits");
+
+    tcase_set_timeout(tcase, TEST_TIMEOUT);
+    tcase_add_checked_fixture(tcase, set_up, tear_down);
+    tcase_add_test(tcase, test_connections_over_the_limit_are_told_so);
+    tcase_add_test(tcase, test_place_of_a_client_that_left_is_free_at_once);
+    tcase_add_test(tcase,
+                   test_client_turned_away_reads_why_whatever_it_has_sent);
+    tcase_add_test(tcase, test_crowd_turned_away_reads_why);
+    tcase_add_test(tcase, test_running_out_of_descriptors_pauses_accepting);
+    tcase_add_test(tcase, test_fetch_without_a_descriptor_is_an_error);
+    tcase_add_test(tcase, test_client_without_a_thread_is_told_so);
+    tcase_add_test(tcase, test_idle_connection_costs_one_descriptor);
+    tcase_add_test(tcase, test_connections_that_come_and_go_leave_nothing);
+    tcase_add_test(tcase, test_long_lines_and_bodies_leave_no_memory_behind);
+    tcase_add_test(tcase,
+                   test_line_of_the_limit_is_served_and_one_more_byte_is_not);
+    tcase_add_test(tcase,
+                   test_limits_of_a_start_with_few_descriptors_are_kept);
+    suite_add_tcase(suite, tcase);
+    return run_suite(suite) == 0 ? 0 : 1;
+}
