@@ -1,0 +1,395 @@
+/*
+ * How threadecho ends, and what it says of itself: SIGTERM and SIGINT drain,
+ * a second one kills, SIGUSR1 prints a summary that clients can confirm.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "harness.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+static struct rogue *upstream;
+
+static void set_up(void)
+{
+    upstream = rogue_start(0);
+    ck_assert_ptr_nonnull(upstream);
+}
+
+static void tear_down(void)
+{
+    rogue_stop(upstream);
+}
+
+/* Waits until so many requests are being answered. */
+static void await_busy(unsigned long requests)
+{
+    long long deadline = now_ms() + PATIENCE_MS;
+    while (rogue_counts(upstream).busy < requests) {
+        ck_assert_int_lt(now_ms(), deadline);
+        let_pass(2);
+    }
+}
+
+/* Its end after the signal that it had, with status 0. */
+static void end(struct server *s)
+{
+    ck_assert(server_ends(s, PATIENCE_MS));
+    ck_assert_int_eq(server_stop(s), 0);
+}
+
+static const int endings[] = {SIGTERM, SIGINT};
+
+START_TEST(test_no_line_that_was_received_is_left_unanswered)
+{
+    enum { CLIENTS = 20 };
+    struct server *s = threadecho_start(upstream, "--max-fetches 20");
+    struct client *clients[CLIENTS];
+    char much[1501];
+
+    memset(much, 'y', sizeof much - 1);
+    much[sizeof much - 1] = '\0';
+    for (int i = 0; i < CLIENTS; i++) {
+        clients[i] = client_open(s);
+        client_say(clients[i], "/delay/500");
+        client_say(clients[i], "second\nthird");
+        client_say(clients[i], much); /* more than is read at a time */
+        client_say(clients[i], "last");
+    }
+    await_busy(CLIENTS);
+    long long start = now_ms();
+    ck_assert_int_eq(kill(s->pid, endings[_i]), 0);
+    for (int i = 0; i < CLIENTS; i++) {
+        ck_assert_str_eq(client_line(clients[i]), "echo: /delay/500");
+        ck_assert_str_eq(client_line(clients[i]), "echo: second");
+        ck_assert_str_eq(client_line(clients[i]), "echo: third");
+        const char *reply = client_line(clients[i]);
+        ck_assert_int_eq(strncmp(reply, "echo: ", 6), 0);
+        ck_assert_str_eq(reply + 6, much);
+        ck_assert_str_eq(client_line(clients[i]), "echo: last");
+        ck_assert_str_eq(client_line(clients[i]), "<end>");
+        client_close(clients[i]);
+    }
+    end(s);
+    ck_assert_int_lt(now_ms() - start, 10000);
+    ck_assert_int_eq(server_logged(s, " requests=100 errors=0 "), 1);
+    server_free(s);
+}
+END_TEST
+
+START_TEST(test_idle_client_sees_the_end_and_half_a_line_is_told_why)
+{
+    struct server *s = threadecho_start(upstream, "--max-fetches 1");
+    struct client *idle = client_open(s);
+    struct client *half = client_open(s);
+
+    ck_assert_str_eq(client_ask(idle, "hello"), "echo: hello");
+    ck_assert_str_eq(client_ask(half, "hello"), "echo: hello");
+    client_send(half, "half a", 6);
+    ck_assert_int_eq(kill(s->pid, endings[_i]), 0);
+    ck_assert_str_eq(client_line(idle), "<end>");
+    ck_assert_str_eq(client_line(half), "error: server stopping");
+    ck_assert_str_eq(client_line(half), "<end>");
+    end(s);
+    ck_assert_int_eq(server_logged(s, " error_server_stopping=1 "), 1);
+    client_close(idle);
+    client_close(half);
+    server_free(s);
+}
+END_TEST
+
+/* The client's end of input makes it a line; ours that follows changes
+ * nothing. */
+START_TEST(test_last_line_without_lf_was_received_too)
+{
+    struct server *s = threadecho_start(upstream, "--max-fetches 1");
+    struct client *c = client_open(s);
+
+    client_say(c, "/delay/500");
+    client_send(c, "last", 4);
+    client_finish(c);
+    await_busy(1);
+    ck_assert_int_eq(kill(s->pid, SIGTERM), 0);
+    ck_assert_str_eq(client_line(c), "echo: /delay/500");
+    ck_assert_str_eq(client_line(c), "echo: last");
+    ck_assert_str_eq(client_line(c), "<end>");
+    end(s);
+    client_close(c);
+    server_free(s);
+}
+END_TEST
+
+/* Whoever could connect is served or told; it is never silence. */
+START_TEST(test_clients_that_knock_while_it_ends_hear_something)
+{
+    enum { CLIENTS = 300 };
+    struct server *s = threadecho_start(NULL, "--echo");
+    struct client *clients[CLIENTS];
+
+    /* All knock before it can have accepted them all. */
+    ck_assert_int_eq(kill(s->pid, SIGSTOP), 0);
+    for (int i = 0; i < CLIENTS; i++) {
+        clients[i] = client_open(s);
+        client_say(clients[i], "hello");
+    }
+    ck_assert_int_eq(kill(s->pid, SIGTERM), 0);
+    ck_assert_int_eq(kill(s->pid, SIGCONT), 0);
+    for (int i = 0; i < CLIENTS; i++) {
+        const char *reply = client_line(clients[i]);
+        ck_assert_msg(strcmp(reply, "echo: hello") == 0 ||
+                          strcmp(reply, "error: server stopping") == 0,
+                      "client %d of %d: %s", i, CLIENTS, reply);
+        ck_assert_str_eq(client_line(clients[i]), "<end>");
+        client_close(clients[i]);
+    }
+    end(s);
+    server_free(s);
+}
+END_TEST
+
+START_TEST(test_nobody_is_accepted_while_it_drains)
+{
+    struct server *s = threadecho_start(upstream, "--max-fetches 1");
+    struct client *c = client_open(s);
+    struct sockaddr_in address = {
+        .sin_family = AF_INET,
+        .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+        .sin_port = htons((in_port_t)strtol(s->port, NULL, 10)),
+    };
+    int error = 0;
+
+    client_say(c, "/delay/1500");
+    await_busy(1);
+    long long start = now_ms();
+    ck_assert_int_eq(kill(s->pid, SIGTERM), 0);
+    while (error == 0 && now_ms() - start < 1000) {
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        ck_assert_int_ge(fd, 0);
+        if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0)
+            error = errno;
+        close(fd);
+        let_pass(10);
+    }
+    ck_assert_int_eq(error, ECONNREFUSED);
+    ck_assert_str_eq(client_line(c), "echo: /delay/1500");
+    ck_assert_str_eq(client_line(c), "<end>");
+    end(s);
+    client_close(c);
+    server_free(s);
+}
+END_TEST
+
+START_TEST(test_second_signal_ends_it_at_once)
+{
+    struct server *s = threadecho_start(upstream, "--timeout 60");
+    struct client *c = client_open(s);
+
+    client_say(c, "/hang");
+    await_busy(1);
+    ck_assert_int_eq(kill(s->pid, endings[_i]), 0);
+    let_pass(100);
+    ck_assert(!server_ends(s, 0));
+    long long start = now_ms();
+    ck_assert_int_eq(kill(s->pid, endings[_i]), 0);
+    ck_assert(server_ends(s, PATIENCE_MS));
+    ck_assert_int_lt(now_ms() - start, 5000);
+    ck_assert(WIFSIGNALED(s->status));
+    ck_assert_int_eq(WTERMSIG(s->status), endings[_i]);
+    client_close(c);
+    server_free(s);
+}
+END_TEST
+
+START_TEST(test_a_hanging_line_does_not_keep_other_clients_from_ending)
+{
+    struct server *s = threadecho_start(upstream, "--timeout 1.5");
+    struct client *hanging = client_open(s);
+    struct client *c = client_open(s);
+
+    client_say(hanging, "/hang");
+    await_busy(1);
+    ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+    ck_assert_int_eq(kill(s->pid, SIGTERM), 0);
+    ck_assert_str_eq(client_line(c), "<end>");
+    ck_assert_str_eq(client_line(hanging), "error: upstream timed out");
+    ck_assert_str_eq(client_line(hanging), "<end>");
+    end(s);
+    client_close(hanging);
+    client_close(c);
+    server_free(s);
+}
+END_TEST
+
+/* The first and the last summary, and each in between, must say what the
+ * clients have counted. */
+START_TEST(test_summary_equals_what_clients_counted)
+{
+    enum { CLIENTS = 5 };
+    static const struct {
+        const char *line;
+        const char *key; /* of the error that it is, if it is one */
+    } lines[] = {
+        {"hello", NULL},
+        {"", NULL},
+        {"/status/404", "error_upstream_returned"},
+        {"/status/500", "error_upstream_returned"},
+        {"/short", "error_upstream_closed_early"},
+        {"/garbage", "error_upstream_sent_bad_HTTP"},
+        {"/size/1001", "error_upstream_body_too_large"},
+        {"a line of more than forty bytes is too long", "error_line_too_long"},
+    };
+    struct server *s = threadecho_start(
+        upstream, "--max-connections 5 --max-line 40 --max-body 1000");
+    struct client *clients[CLIENTS];
+    long requests = 0;
+    long errors = 0;
+
+    for (int i = 0; i < CLIENTS; i++)
+        clients[i] = client_open(s);
+    for (int i = 0; i < CLIENTS; i++)
+        ck_assert_str_eq(client_ask(clients[i], "hello"), "echo: hello");
+    requests += CLIENTS;
+    struct client *rejected = client_open(s);
+    ck_assert_str_eq(client_line(rejected), "error: too many connections");
+    client_close(rejected);
+    for (size_t n = 0; n < COUNT(lines); n++) {
+        long before = lines[n].key ? server_counts(s, lines[n].key) : 0;
+        for (int i = 0; i < CLIENTS; i++) {
+            const char *reply = client_ask(clients[i], lines[n].line);
+            bool failed = strncmp(reply, "error: ", 7) == 0;
+            ck_assert_msg(failed == (lines[n].key != NULL), "%s: %s",
+                          lines[n].line, reply);
+            requests++;
+            errors += failed;
+        }
+        char *summary = server_summary(s);
+        if (lines[n].key != NULL)
+            ck_assert_int_eq(summary_value(summary, lines[n].key),
+                             before + CLIENTS);
+        ck_assert_int_eq(summary_value(summary, "requests"), requests);
+        ck_assert_int_eq(summary_value(summary, "errors"), errors);
+        free(summary);
+    }
+    char *summary = server_summary(s);
+    static const char *const keys[] = {"cpu_user",
+                                       "cpu_sys",
+                                       "max_rss",
+                                       "voluntary_switches",
+                                       "involuntary_switches",
+                                       "accept_errors",
+                                       "thread_errors"};
+    for (size_t i = 0; i < COUNT(keys); i++)
+        ck_assert_ptr_nonnull(strstr(summary, keys[i]));
+    ck_assert_ptr_nonnull(strstr(summary, "connections=6 "));
+    ck_assert_int_eq(summary_value(summary, "rejected"), 1);
+    ck_assert_int_eq(summary_value(summary, "peak_threads"), CLIENTS);
+    ck_assert_int_eq(summary_value(summary, "accept_errors"), 0);
+    ck_assert_int_eq(summary_value(summary, "thread_errors"), 0);
+    ck_assert_int_gt(summary_value(summary, "max_rss"), 0);
+    /* Nobody is left to ask for more: the last summary says the same. */
+    char *costs = strstr(summary, " peak_threads=");
+    ck_assert_ptr_nonnull(costs);
+    *costs = '\0';
+    for (int i = 0; i < CLIENTS; i++)
+        client_close(clients[i]);
+    ck_assert_int_eq(server_stop(s), 0);
+    ck_assert_int_ge(server_logged(s, summary), 2);
+    free(summary);
+    server_free(s);
+}
+END_TEST
+
+START_TEST(test_counts_are_exact_with_many_clients_at_once)
+{
+    enum { CLIENTS = 100, LINES = 20 };
+    struct server *s = threadecho_start(upstream, "--max-fetches 16");
+    struct client *clients[CLIENTS];
+
+    for (int i = 0; i < CLIENTS; i++) {
+        clients[i] = client_open(s);
+        for (int line = 0; line < LINES; line++)
+            client_say(clients[i], line % 4 == 3 ? "/status/404" : "hello");
+    }
+    for (int i = 0; i < CLIENTS; i++)
+        for (int line = 0; line < LINES; line++)
+            ck_assert_str_eq(client_line(clients[i]),
+                             line % 4 == 3 ? "error: upstream returned 404"
+                                           : "echo: hello");
+    char *summary = server_summary(s);
+    ck_assert_ptr_nonnull(strstr(summary, "connections=100 "));
+    ck_assert_int_eq(summary_value(summary, "requests"), CLIENTS * LINES);
+    ck_assert_int_eq(summary_value(summary, "errors"), CLIENTS * LINES / 4);
+    ck_assert_int_eq(summary_value(summary, "peak_threads"), CLIENTS);
+    ck_assert_uint_eq(rogue_counts(upstream).requests, CLIENTS * LINES);
+    free(summary);
+    for (int i = 0; i < CLIENTS; i++)
+        client_close(clients[i]);
+    ck_assert_int_eq(server_stop(s), 0);
+    server_free(s);
+}
+END_TEST
+
+START_TEST(test_signals_in_a_storm_of_requests_break_nothing)
+{
+    enum { CLIENTS = 10, ROUNDS = 50 };
+    struct server *s = threadecho_start(upstream, "--max-fetches 10");
+    struct client *clients[CLIENTS];
+
+    for (int i = 0; i < CLIENTS; i++)
+        clients[i] = client_open(s);
+    for (int round = 0; round < ROUNDS; round++) {
+        for (int i = 0; i < CLIENTS; i++)
+            client_say(clients[i], "hello");
+        ck_assert_int_eq(kill(s->pid, SIGUSR1), 0);
+        ck_assert_int_eq(kill(s->pid, SIGPIPE), 0);
+        for (int i = 0; i < CLIENTS; i++)
+            ck_assert_str_eq(client_line(clients[i]), "echo: hello");
+    }
+    for (int i = 0; i < CLIENTS; i++)
+        client_close(clients[i]);
+    ck_assert_int_eq(server_stop(s), 0);
+    server_free(s);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("shutdown");
+    TCase *ending = tcase_create("end");
+    TCase *summary = tcase_create("summary");
+
+    tcase_set_timeout(ending, TEST_TIMEOUT);
+    tcase_add_checked_fixture(ending, set_up, tear_down);
+    tcase_add_loop_test(ending,
+                        test_no_line_that_was_received_is_left_unanswered, 0,
+                        COUNT(endings));
+    tcase_add_loop_test(
+        ending, test_idle_client_sees_the_end_and_half_a_line_is_told_why, 0,
+        COUNT(endings));
+    tcase_add_test(ending, test_last_line_without_lf_was_received_too);
+    tcase_add_test(ending,
+                   test_clients_that_knock_while_it_ends_hear_something);
+    tcase_add_test(ending, test_nobody_is_accepted_while_it_drains);
+    tcase_add_loop_test(ending, test_second_signal_ends_it_at_once, 0,
+                        COUNT(endings));
+    tcase_add_test(
+        ending, test_a_hanging_line_does_not_keep_other_clients_from_ending);
+    suite_add_tcase(suite, ending);
+
+    tcase_set_timeout(summary, TEST_TIMEOUT);
+    tcase_add_checked_fixture(summary, set_up, tear_down);
+    tcase_add_test(summary, test_summary_equals_what_clients_counted);
+    tcase_add_test(summary, test_counts_are_exact_with_many_clients_at_once);
+    tcase_add_test(summary, test_signals_in_a_storm_of_requests_break_nothing);
+    suite_add_tcase(suite, summary);
+    return run_suite(suite) == 0 ? 0 : 1;
+}
