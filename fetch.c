@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/queue.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -22,11 +23,15 @@
 /* An answer whose headers are longer, trailers included, is not HTTP. */
 #define MAX_HEADERS (64 * 1024)
 
+/* A longer request target is refused: libcurl takes no more than 1 MiB for the
+ * whole request, and calls the rest a lack of memory. */
+#define MAX_TARGET (1024 * 1024 - 16 * 1024)
+
 /* A request target longer than this is not kept from one fetch to the next. */
 #define MAX_TARGET_KEPT 4096
 
 /* A connection that was kept for longer is looked at before it is used. */
-#define IDLE_MS 20
+#define IDLE_MS 10
 
 /* A place in the pool. Its easy handle is made when it is first used. */
 struct handle {
@@ -41,6 +46,7 @@ struct handle {
     size_t body_start;         /* length of *body before the transfer */
     size_t max_body;           /* bytes */
     size_t headers;            /* bytes */
+    long long length;          /* the Content-Length, or -1 */
     bool answered;             /* the head of the final answer is complete */
     enum fetch_status stopped; /* why a callback ended it, or FETCH_OK */
 };
@@ -104,6 +110,32 @@ static size_t on_body(char *data, size_t size, size_t count, void *arg)
     return len;
 }
 
+/* Finds the value of a header in its line, if it is that header's. */
+static const char *header_value(const char *line, size_t len, const char *name)
+{
+    size_t name_len = strlen(name);
+    if (len <= name_len || strncasecmp(line, name, name_len) != 0)
+        return NULL;
+    return line + name_len + strspn(line + name_len, " \t");
+}
+
+/* Whether libcurl will see the end of the body where the upstream meant it:
+ * it unpacks codings that nobody asked for, and of two lengths takes one. */
+static bool takes_framing(struct handle *handle, const char *line, size_t len)
+{
+    const char *coding = header_value(line, len, "Transfer-Encoding:");
+    if (coding != NULL)
+        return strncasecmp(coding, "chunked", 7) == 0 &&
+               coding[7 + strspn(coding + 7, " \t")] == '\r';
+    const char *length = header_value(line, len, "Content-Length:");
+    if (length == NULL)
+        return true;
+    long long number = strtoll(length, NULL, 10);
+    bool same = handle->length == -1 || handle->length == number;
+    handle->length = number;
+    return same;
+}
+
 /* libcurl's header callback: bounds what an upstream can make it store, and
  * notes the empty line that ends the head, for libcurl takes a head that the
  * upstream's close cut off for an answer without a body. */
@@ -114,7 +146,9 @@ static size_t on_header(char *data, size_t size, size_t count, void *arg)
     long http_status;
 
     handle->headers += len;
-    if (handle->headers > MAX_HEADERS) {
+    /* A line ends in LF; a head that was cut off may not. */
+    if (handle->headers > MAX_HEADERS || (len > 0 && data[len - 1] == '\n' &&
+                                          !takes_framing(handle, data, len))) {
         handle->stopped = FETCH_BAD_HTTP;
         return CURL_WRITEFUNC_ERROR;
     }
@@ -216,8 +250,8 @@ static long long now_ms(void)
 
 /* Drops the easy handle if something has come on its kept connection: an
  * answer that nobody asked for, or the notice that goes before a close.
- * libcurl would take it for the answer to the next request. Back to back,
- * this is not worth a system call: what comes after it goes unseen anyway. */
+ * libcurl would take it for the answer to the next request. Back to back, the
+ * look is not worth its system call: such an answer is hardly there yet. */
 static void drop_spoilt(struct handle *handle)
 {
     curl_socket_t fd;
@@ -234,25 +268,36 @@ static void drop_spoilt(struct handle *handle)
 }
 
 /* Writes the request target for this text into the handle. */
-static bool set_target(const struct fetcher *fetcher, struct handle *handle,
-                       const char *text, size_t len)
+static enum fetch_status set_target(const struct fetcher *fetcher,
+                                    struct handle *handle, const char *text,
+                                    size_t len)
 {
     struct buffer *target = &handle->target;
 
     target->len = 0;
     if (!buffer_append(target, fetcher->target, strlen(fetcher->target)))
-        return false;
+        return FETCH_NO_MEMORY;
     if (len > 0) { /* curl_easy_escape takes 0 to mean strlen */
         char *escaped = curl_easy_escape(handle->easy, text, (int)len);
         bool ok =
             escaped != NULL && buffer_append(target, escaped, strlen(escaped));
         curl_free(escaped);
         if (!ok)
-            return false;
+            return FETCH_NO_MEMORY;
     }
-    return buffer_append(target, "", 1) &&
-           curl_easy_setopt(handle->easy, CURLOPT_REQUEST_TARGET,
-                            target->data) == CURLE_OK;
+    if (target->len > MAX_TARGET)
+        return FETCH_LINE_TOO_LONG;
+    if (!buffer_append(target, "", 1) ||
+        curl_easy_setopt(handle->easy, CURLOPT_REQUEST_TARGET, target->data) !=
+            CURLE_OK)
+        return FETCH_NO_MEMORY;
+    /* Over TLS, libcurl 7.88 never sends what it cannot send in two pieces of
+     * this buffer, so it has to hold the whole request. */
+    if (target->len > MAX_TARGET_KEPT &&
+        curl_easy_setopt(handle->easy, CURLOPT_UPLOAD_BUFFERSIZE,
+                         (long)(target->len + MAX_HEADERS)) != CURLE_OK)
+        return FETCH_NO_MEMORY;
+    return FETCH_OK;
 }
 
 /* Clears a count of libcurl's. When a kept connection turns out to be closed,
@@ -337,17 +382,18 @@ static enum fetch_status transfer(const struct fetcher *fetcher,
         if (handle->easy == NULL || !set_options(fetcher, handle))
             return FETCH_NO_MEMORY;
     }
-    if (!set_target(fetcher, handle, text, len))
-        return FETCH_NO_MEMORY;
+    enum fetch_status status = set_target(fetcher, handle, text, len);
+    if (status != FETCH_OK)
+        return status;
     handle->body = body;
     handle->body_start = body->len;
     handle->headers = 0;
+    handle->length = -1;
     handle->answered = false;
     handle->stopped = FETCH_OK;
 
     CURLcode rc = curl_easy_perform(handle->easy);
 
-    enum fetch_status status = FETCH_OK;
     if (handle->stopped != FETCH_OK)
         status = handle->stopped;
     else if (rc != CURLE_OK)
@@ -386,7 +432,8 @@ enum fetch_status fetch(struct fetcher *fetcher, const char *text, size_t len,
         transfer(fetcher, handle, text, len, body, http_status);
     if (handle->target.size > MAX_TARGET_KEPT)
         drop_target(handle);
-    handle->last_used = now_ms();
+    /* After an answer that may have no body, it is looked at in any case. */
+    handle->last_used = *http_status == 200 ? now_ms() : 0;
     give_handle(fetcher, handle);
     return status;
 }
@@ -495,6 +542,7 @@ const char *fetch_reason(enum fetch_status status)
 {
     static const char *const reasons[FETCH_STATUSES] = {
         [FETCH_OK] = "ok",
+        [FETCH_LINE_TOO_LONG] = "line too long",
         [FETCH_NO_MEMORY] = "out of memory",
         [FETCH_REFUSED] = "upstream refused",
         [FETCH_NOT_FOUND] = "upstream not found",

@@ -34,18 +34,19 @@ struct fetch_options {
 /* How a fetch ended. In brackets, libcurl's codes that lead there. */
 enum fetch_status {
     FETCH_OK,
-    FETCH_NO_MEMORY,    /* [27] */
-    FETCH_REFUSED,      /* no connection [7] */
-    FETCH_NOT_FOUND,    /* the name does not resolve [6] */
-    FETCH_TIMED_OUT,    /* [28] */
-    FETCH_CLOSED_EARLY, /* empty or short answer, reset [52, 18, 55, 56] */
-    FETCH_BAD_HTTP,     /* not HTTP, bad chunk, too many headers [1, 8, 56] */
-    FETCH_TOO_LARGE,    /* the body is over max_body */
-    FETCH_RETURNED,     /* a status other than 2xx */
-    FETCH_NOT_TRUSTED,  /* the certificate does not verify [60, 77] */
-    FETCH_TLS_FAILED,   /* [35 and its kin] */
-    FETCH_FAILED,       /* anything else */
-    FETCH_STATUSES      /* how many there are */
+    FETCH_LINE_TOO_LONG, /* percent-encoded, it is over libcurl's 1 MiB */
+    FETCH_NO_MEMORY,     /* [27] */
+    FETCH_REFUSED,       /* no connection [7] */
+    FETCH_NOT_FOUND,     /* the name does not resolve [6] */
+    FETCH_TIMED_OUT,     /* [28] */
+    FETCH_CLOSED_EARLY,  /* empty or short answer, reset [52, 18, 55, 56] */
+    FETCH_BAD_HTTP,      /* not HTTP, bad chunk, too many headers [1, 8, 56] */
+    FETCH_TOO_LARGE,     /* the body is over max_body */
+    FETCH_RETURNED,      /* a status other than 2xx */
+    FETCH_NOT_TRUSTED,   /* the certificate does not verify [60, 77] */
+    FETCH_TLS_FAILED,    /* [35 and its kin] */
+    FETCH_FAILED,        /* anything else */
+    FETCH_STATUSES       /* how many there are */
 };
 
 /* A pool of libcurl handles for one URL. Any thread may use it. */
