@@ -6,13 +6,14 @@
  *
  * SPDX-License-Identifier: MIT
  */
-#define _GNU_SOURCE /* accept4, pipe2 */
+#define _GNU_SOURCE /* accept4, pipe2, POLLRDHUP */
 #include "fetch.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
+#include <linux/sockios.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -25,6 +26,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/queue.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -37,12 +39,16 @@
 #define READ_SIZE 512         /* bytes of a buffer that waits for a line */
 #define REPLY_SIZE 256        /* the same of a reply; any error line fits */
 #define SEND_TIMEOUT_MS 10000 /* a client takes its reply, or is let go */
-#define LINGER_MS 1000        /* a client that was told why may hang up */
+#define LINGER_MS 2000        /* a client takes our last words in */
+#define OUTPUT_POLL_MS 5      /* between two looks at what is not yet sent */
 #define LINGERING_MAX 64      /* clients turned away that linger at once */
 #define ACCEPT_PAUSE_MS 100   /* when descriptors or memory have run out */
 #define LOG_INTERVAL_MS 5000  /* between two log lines about that */
+#define LOG_WAIT_MS 100       /* for room in the pipe that stderr may be */
+#define LOG_SIZE 2048         /* bytes of a log line; a pipe takes it whole */
 #define DRAIN_MS 10000        /* from the first signal to the end, at most */
-#define RESERVED_FDS 128      /* for the lingering, logs, names, files */
+#define OWN_FDS 8             /* standard streams, listener, pipe */
+#define SPARE_FDS 56          /* for name servers, certificates, /proc */
 #define FDS_PER_FETCH 3       /* of libcurl: a socket and a wakeup pair */
 #define MAX_FETCHES 256       /* if nothing else is asked for */
 #define HOST_SIZE 256         /* of a host name to listen on */
@@ -53,8 +59,7 @@
 /* What a client can be told after "error: ": how its fetch ended, or one of
  * these. FETCH_OK is for no error. */
 enum reason {
-    LINE_TOO_LONG = FETCH_STATUSES,
-    LINE_TIMED_OUT,
+    LINE_TIMED_OUT = FETCH_STATUSES,
     SERVER_STOPPING,
     TOO_MANY_CONNECTIONS,
     CANNOT_START_THREAD,
@@ -91,10 +96,10 @@ struct reader {
     size_t end;              /* and not yet returned */
     size_t scanned;          /* so many of these are known to hold no LF */
     long long line_deadline; /* of the line begun, 0 when none is */
-    const atomic_bool *stopping; /* whether the end of the input is ours */
-    bool discarding;             /* the rest of a line that had its reply */
-    bool overdue;                /* a line was not complete in time */
-    bool finished;               /* nothing more is read */
+    bool discarding;         /* the rest of a line that had its reply */
+    bool overdue;            /* the client took too long */
+    bool finished;           /* nothing more is read */
+    atomic_long left;        /* bytes to read before the server ends, or -1 */
 };
 
 struct line {
@@ -119,9 +124,9 @@ struct server {
     struct fetcher *fetcher; /* NULL with --echo */
     int listener;
     long lingering_max;
-    int stop_pipe[2]; /* readable once a signal asked for the end */
+    int stop_pipe[2]; /* its read end wakes the accept loop for that */
     pthread_attr_t thread_attr;
-    atomic_bool stopping; /* no input is read but what has come */
+    atomic_bool stopping; /* a signal asked for the end */
     atomic_bool ended;    /* the signal thread is to return */
 
     atomic_ullong connections;
@@ -142,8 +147,6 @@ struct server {
 static const char *reason_text(unsigned reason)
 {
     switch (reason) {
-    case LINE_TOO_LONG:
-        return "line too long";
     case LINE_TIMED_OUT:
         return "line timed out";
     case SERVER_STOPPING:
@@ -165,19 +168,26 @@ static long long now_ms(void)
     return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
 }
 
-/* Writes one line to stderr, which main made line-buffered. */
+/* Writes one line to stderr. If nobody reads that, a log line is lost, for no
+ * connection is to wait for it. */
 __attribute__((format(printf, 1, 2))) static void log_line(const char *format,
                                                            ...)
 {
+    char text[LOG_SIZE] = "threadecho: ";
+    const size_t most = sizeof text - strlen("\n") - 1;
+    struct pollfd log = {.fd = STDERR_FILENO, .events = POLLOUT};
     va_list args;
 
     va_start(args, format);
-    flockfile(stderr);
-    fputs("threadecho: ", stderr); /* when stderr fails, who would be told? */
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
-    funlockfile(stderr);
+    size_t len = strlen(text);
+    int n = vsnprintf(text + len, most + 1 - len, format, args);
     va_end(args);
+    len = n < 0 ? len : len + (size_t)n;
+    if (len > most)
+        len = most;
+    text[len++] = '\n';
+    if (poll(&log, 1, LOG_WAIT_MS) > 0 && write(log.fd, text, len) < 0)
+        return; /* nor is there anybody else to tell */
 }
 
 /* True at most once in LOG_INTERVAL_MS for each *last. */
@@ -254,13 +264,20 @@ static enum received receive(struct reader *reader)
     if (!make_room(reader))
         return NO_MEMORY;
     for (;;) {
+        size_t room = reader->size - reader->end;
         enum received waited = wait_for_input(reader);
         if (waited != RECEIVED)
             return waited;
-        ssize_t n = recv(reader->fd, reader->data + reader->end,
-                         reader->size - reader->end, 0);
+        long left = atomic_load(&reader->left);
+        if (left == 0)
+            return END_OF_INPUT;
+        if (left > 0 && (size_t)left < room)
+            room = (size_t)left;
+        ssize_t n = recv(reader->fd, reader->data + reader->end, room, 0);
         if (n > 0) {
             reader->end += (size_t)n;
+            if (left > 0)
+                atomic_fetch_sub(&reader->left, (long)n);
             return RECEIVED;
         }
         if (n == 0)
@@ -310,7 +327,7 @@ static bool read_line(struct reader *reader, struct line *line)
                 len--;
             *line = (struct line){.text = text, .len = len};
             if (len > reader->limit)
-                line->reason = LINE_TOO_LONG;
+                line->reason = FETCH_LINE_TOO_LONG;
             return true;
         }
 
@@ -321,7 +338,7 @@ static bool read_line(struct reader *reader, struct line *line)
         } else if (len > reader->limit + 1 ||
                    (len > reader->limit && text[len - 1] != '\r')) {
             reader->discarding = true;
-            return cut_line(reader, line, LINE_TOO_LONG);
+            return cut_line(reader, line, FETCH_LINE_TOO_LONG);
         }
 
         switch (receive(reader)) {
@@ -332,17 +349,19 @@ static bool read_line(struct reader *reader, struct line *line)
             return cut_line(reader, line, FETCH_NO_MEMORY);
         case OVERDUE:
             reader->finished = true;
-            reader->overdue = len > 0 || reader->discarding;
+            reader->overdue = true;
             if (len > 0 && !reader->discarding)
                 return cut_line(reader, line, LINE_TIMED_OUT);
             break;
         case END_OF_INPUT:
             reader->finished = true;
-            if (len > 0 && !reader->discarding)
-                return cut_line(reader, line,
-                                atomic_load(reader->stopping) ? SERVER_STOPPING
-                                                              : FETCH_OK);
-            break;
+            if (len == 0 || reader->discarding)
+                break;
+            if (atomic_load(&reader->left) >= 0) /* ended by us, in a line */
+                return cut_line(reader, line, SERVER_STOPPING);
+            return cut_line(reader, line,
+                            len > reader->limit ? FETCH_LINE_TOO_LONG
+                                                : FETCH_OK);
         case CONNECTION_LOST:
             reader->finished = true;
             break;
@@ -474,22 +493,31 @@ static void serve_connection(struct connection *connection)
     }
 }
 
-/* Ends a connection so that what was sent arrives: closing a socket that has
- * unread input resets it, and the reset can overtake the last reply. */
-static void linger(int fd)
+/* Waits, before we close a connection that the client did not, until what was
+ * sent has arrived: a close with unread input is a reset, which can overtake
+ * it. LINGER_MS at most. */
+static void linger(int fd, bool reading)
 {
     char scratch[READ_SIZE];
     long long deadline = now_ms() + LINGER_MS;
     struct pollfd input = {.fd = fd, .events = POLLIN};
 
-    if (shutdown(fd, SHUT_WR) != 0)
+    if (reading && shutdown(fd, SHUT_WR) != 0)
         return; /* the client is gone */
     for (;;) {
+        int unsent = 0;
         long long left = deadline - now_ms();
-        if (left <= 0 || poll(&input, 1, (int)left) <= 0)
+        if (left <= 0)
             return;
-        if (recv(fd, scratch, sizeof scratch, MSG_DONTWAIT) <= 0)
-            return;
+        if (reading) { /* until the client closes too */
+            if (poll(&input, 1, (int)left) <= 0 ||
+                recv(fd, scratch, sizeof scratch, MSG_DONTWAIT) <= 0)
+                return;
+        } else { /* the input was shut down: it cannot show the close */
+            if (ioctl(fd, SIOCOUTQ, &unsent) != 0 || unsent == 0)
+                return;
+            nanosleep(&(struct timespec){0, OUTPUT_POLL_MS * 1000000}, NULL);
+        }
     }
 }
 
@@ -514,9 +542,11 @@ static bool prepare_socket(int fd)
     const struct timeval timeout = {.tv_sec = SEND_TIMEOUT_MS / 1000};
 
     /* A reply is one send: there is nothing to wait for and join it with.
-     * Keepalive finds clients that vanished while no line is awaited. */
+     * Keepalive finds clients that vanished while no line is awaited. Urgent
+     * bytes are bytes. */
     return setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) == 0 &&
            setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on) == 0 &&
+           setsockopt(fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof on) == 0 &&
            setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout) ==
                0;
 }
@@ -536,7 +566,7 @@ static struct connection *make_connection(struct server *server, int fd)
         .limit = (size_t)options->max_line,
         .line_timeout_ms = options->line_timeout_ms,
         .idle_timeout_ms = options->idle_timeout_ms,
-        .stopping = &server->stopping,
+        .left = -1,
         .data = malloc(READ_SIZE),
         .size = READ_SIZE,
     };
@@ -589,8 +619,10 @@ static void *connection_thread(void *arg)
     }
     if (prepare_socket(fd))
         serve_connection(connection);
-    if (connection->reader.overdue)
-        linger(fd);
+    if (atomic_load(&connection->reader.left) >= 0)
+        linger(fd, false);
+    else if (connection->reader.overdue)
+        linger(fd, true);
     if (verbose)
         log_line("%s: closed after %lu lines", connection->peer,
                  connection->lines);
@@ -902,7 +934,7 @@ static void accept_clients(struct server *server)
 
     door.fds[STOP] = (struct pollfd){server->stop_pipe[0], POLLIN, 0};
     door.fds[LISTENER] = (struct pollfd){server->listener, POLLIN, 0};
-    while (door.fds[STOP].revents == 0) {
+    while (!atomic_load(&server->stopping)) {
         int ready = poll(door.fds, door.count, next_wait(&door, paused_until));
         if (ready < 0) {
             /* No memory, or a descriptor limit that fell below the count. */
@@ -928,9 +960,10 @@ static void accept_clients(struct server *server)
         }
     }
 
-    /* Who is already connected is not to be met by silence. */
-    for (int i = 0; i < BACKLOG && accept_client(server, &door) == 0; i++)
-        continue;
+    /* Who is connected already is served what was sent until now. */
+    int error = 0;
+    for (int i = 0; i < BACKLOG && error != EAGAIN && is_passing(error); i++)
+        error = accept_client(server, &door);
     while (door.count > LINGERING)
         close_lingering(&door, LINGERING);
 }
@@ -944,14 +977,19 @@ static long drain(struct server *server)
 
     clock_gettime(CLOCK_MONOTONIC, &end); /* cannot fail for this clock */
     end.tv_sec += DRAIN_MS / 1000;
-    atomic_store(&server->stopping, true);
 
     pthread_mutex_lock(&server->mutex);
-    /* A thread that reads gets what has come, and then the end of input.
-     * This does not block; the lock keeps the descriptors from being closed.
-     */
+    /* A thread reads what has come, and then meets the end of the input. None
+     * of this blocks; the lock keeps the descriptors from being closed. */
     LIST_FOREACH(connection, &server->open, next)
     {
+        int unread = 0;
+        struct pollfd input = {.fd = connection->fd, .events = POLLRDHUP};
+        if (poll(&input, 1, 0) > 0)
+            continue; /* it has come already, there is nothing to end */
+        if (ioctl(connection->fd, FIONREAD, &unread) != 0)
+            unread = 0;
+        atomic_store(&connection->reader.left, unread);
         if (shutdown(connection->fd, SHUT_RD) != 0)
             continue; /* its client is gone, and its thread finds out */
     }
@@ -1031,13 +1069,19 @@ static void *signal_thread(void *arg)
             log_summary(server);
         } else if (!stopping) {
             stopping = true;
-            close(server->stop_pipe[1]); /* wakes the accept loop */
+            atomic_store(&server->stopping, true);
+            close(server->stop_pipe[1]);
         } else {
             signal(signal_number, SIG_DFL);
             pthread_sigmask(SIG_UNBLOCK, &set, NULL);
             raise(signal_number);
         }
     }
+}
+
+static long smaller(long a, long b)
+{
+    return a < b ? a : b;
 }
 
 /* Raises the descriptor limit and divides it: each connection takes one, each
@@ -1058,19 +1102,25 @@ static bool set_limits(struct server *server)
         return false;
     }
     long limit = fds.rlim_cur < INT_MAX ? (long)fds.rlim_cur : INT_MAX;
-    long reserved = limit / 4 < RESERVED_FDS ? limit / 4 : RESERVED_FDS;
+    long lingering = smaller(limit / 8, LINGERING_MAX);
+    long reserved = OWN_FDS + lingering + smaller(limit / 16, SPARE_FDS);
     long budget = limit - reserved;
     struct thread_limit threads = tightest_thread_limit(options);
 
-    server->lingering_max =
-        reserved / 2 < LINGERING_MAX ? reserved / 2 : LINGERING_MAX;
+    if (budget < 1 + FDS_PER_FETCH) {
+        log_line("a descriptor limit of %ld is too low (raise it with "
+                 "ulimit -n)",
+                 limit);
+        return false;
+    }
+    server->lingering_max = lingering;
     if (options->echo) {
         options->max_fetches = 0;
     } else if (options->max_fetches == 0) {
         long share = options->max_connections > 0
                          ? (budget - options->max_connections) / FDS_PER_FETCH
                          : budget / (2 * FDS_PER_FETCH);
-        options->max_fetches = share < MAX_FETCHES ? share : MAX_FETCHES;
+        options->max_fetches = smaller(share, MAX_FETCHES);
         if (options->max_fetches < 1)
             options->max_fetches = 1;
     }
@@ -1144,7 +1194,7 @@ static const struct setting settings[] = {
     {"idle-timeout", 260, SECONDS, MEMBER(idle_timeout_ms), 0, 86400},
     {"max-connections", 261, COUNT, MEMBER(max_connections), 1, 1000000},
     {"max-fetches", 262, COUNT, MEMBER(max_fetches), 1, 100000},
-    {"max-line", 263, COUNT, MEMBER(max_line), 1, 2097152},
+    {"max-line", 263, COUNT, MEMBER(max_line), 1, 1048576},
     {"max-body", 264, COUNT, MEMBER(max_body), 1, 1073741824},
     {"stack-size", 265, COUNT, MEMBER(stack_kib), 64, 1048576},
     {"cacert", 266, TEXT, MEMBER(cacert), 0, 0},
@@ -1166,7 +1216,7 @@ static bool parse_number(const struct setting *setting, const char *text,
 
     if (end != text && *end == '\0' && text[strspn(text, digits)] == '\0' &&
         number >= setting->min && number <= setting->max) {
-        *value = (long)(seconds ? number * 1000 + 0.5 : number);
+        *value = (long)(seconds ? number * 1000 + 0.999 : number);
         return true;
     }
     log_line("--%s: '%s' is not a %s from %.10g to %.10g", setting->name, text,
@@ -1276,25 +1326,33 @@ static int start(struct server *server, char *bound)
             .max_handles = (unsigned)options->max_fetches,
             .keepalive = !options->no_keepalive,
         };
-        const char *error;
-        server->fetcher = fetcher_create(&fetch_options, &error);
+        const char *why;
+        server->fetcher = fetcher_create(&fetch_options, &why);
         if (server->fetcher == NULL) {
-            log_line("--upstream: '%s': %s", options->upstream, error);
+            log_line("--upstream: '%s': %s", options->upstream, why);
             return 2;
         }
     }
-    if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0 ||
-        signal(SIGPIPE, SIG_IGN) == SIG_ERR ||
-        pthread_condattr_init(&clock) != 0 ||
-        pthread_condattr_setclock(&clock, CLOCK_MONOTONIC) != 0 ||
-        pthread_cond_init(&server->drained, &clock) != 0 ||
-        pthread_attr_init(&server->thread_attr) != 0 ||
-        pthread_attr_setdetachstate(&server->thread_attr,
-                                    PTHREAD_CREATE_DETACHED) != 0 ||
-        pthread_attr_setstacksize(&server->thread_attr,
-                                  (size_t)options->stack_kib * 1024) != 0 ||
-        pipe2(server->stop_pipe, O_CLOEXEC) != 0) {
-        log_line("cannot start: %s", strerror(errno));
+    int error = pthread_sigmask(SIG_BLOCK, &set, NULL);
+    if (error == 0)
+        error = pthread_condattr_init(&clock);
+    if (error == 0)
+        error = pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    if (error == 0)
+        error = pthread_cond_init(&server->drained, &clock);
+    if (error == 0)
+        error = pthread_attr_init(&server->thread_attr);
+    if (error == 0)
+        error = pthread_attr_setdetachstate(&server->thread_attr,
+                                            PTHREAD_CREATE_DETACHED);
+    if (error == 0)
+        error = pthread_attr_setstacksize(&server->thread_attr,
+                                          (size_t)options->stack_kib * 1024);
+    if (error == 0 && (signal(SIGPIPE, SIG_IGN) == SIG_ERR ||
+                       pipe2(server->stop_pipe, O_CLOEXEC) != 0))
+        error = errno;
+    if (error != 0) {
+        log_line("cannot start: %s", strerror(error));
         return 1;
     }
     server->listener = open_listener(options->listen, bound);
@@ -1318,7 +1376,6 @@ int main(int argc, char **argv)
     while (fd >= 0 && fd <= STDERR_FILENO);
     if (fd >= 0)
         close(fd);
-    setvbuf(stderr, NULL, _IOLBF, BUFSIZ); /* a line is one write */
     int status = parse_options(argc, argv, &server.options);
     if (status >= 0)
         return status;
