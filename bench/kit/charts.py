@@ -51,7 +51,7 @@ def draw(path, name, height, script):
     done = subprocess.run(["gnuplot"], input=head + script, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           check=False)
-    if done.returncode != 0 or done.stderr.strip():
+    if done.returncode != 0:
         raise Failure(f"gnuplot: {name}: {done.stderr.strip()}")
     with open(path, encoding="utf-8") as file:
         text = recolour(file.read(), name)
@@ -77,18 +77,18 @@ def lines(path, name, series, labels, colours, log_y=False,
           reference=None):
     """A line for each (name, [(x, y)]), over a logarithmic x."""
     rows = (len(series) + 1) // 2
+    xs = sorted({x for _, points in series for x, _ in points})
     height = 330 + rows * 17
     script = [f"set xlabel {quoted(labels[0])}",
               f"set ylabel {quoted(labels[1])} offset 1,0",
               "set logscale x 10", 'set format x "%.0f"',
               "set key below left Left reverse maxcols 2 samplen 2 "
               "spacing 1.05 width 0",
-              "set offsets graph 0.02, graph 0.02, 0, 0"]
+              f"set xrange [{min(xs) / 1.15:.6g}:{max(xs) * 1.15:.6g}]"]
     if log_y:
         script += ["set logscale y 10", 'set format y "%h"']
     else:
         script.append("set yrange [0:*]")
-    xs = sorted({x for _, points in series for x, _ in points})
     if len(xs) <= 8:
         script.append("set xtics (" + ", ".join(
             f'"{x:,}" {x}' for x in xs) + ")")
