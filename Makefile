@@ -90,12 +90,17 @@ TEST_PARTS = $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/test_%.c \
 	tests/shim.c,$(wildcard tests/*.c)))
 
 .PHONY: check
-check: all bench $(TESTS)
+check: all bench $(TESTS) $(BUILD)/tests/shim.so
 	tests/run $(BUILD) $(PROGRAM) $(TESTS)
 
 $(TESTS): $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_PARTS)
 	$(LINK) $(call pkg,--libs,check,check) $(call pkg,--libs,libcurl)
 $(BUILD)/tests/test_server: $(BUILD)/fetch.o
+
+# It is preloaded into servers that are built without a sanitizer only.
+$(BUILD)/tests/shim.so: tests/shim.c
+	@mkdir -p $(@D)
+	$(COMPILE) -fPIC -shared -o $@ $< -ldl
 
 $(BUILD)/tests/%.o: private REQUIRED += $(call pkg,--cflags,check,check) \
 	$(call pkg,--cflags,libcurl)

@@ -1,0 +1,161 @@
+/*
+ * Preloaded into a server, fails the calls that shim.h describes. It leans on
+ * GNU's library, whose malloc has a second name.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#define _GNU_SOURCE /* RTLD_NEXT, accept4 */
+#include "shim.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+extern void *__libc_malloc(size_t size);
+extern void *__libc_calloc(size_t count, size_t size);
+extern void *__libc_realloc(void *data, size_t size);
+
+static struct shim *shim; /* NULL until the file is mapped */
+
+static int (*real_accept4)(int, __SOCKADDR_ARG, socklen_t *, int);
+static int (*real_pthread_create)(pthread_t *, const pthread_attr_t *,
+                                  void *(*)(void *), void *);
+static int (*real_getaddrinfo)(const char *, const char *,
+                               const struct addrinfo *, struct addrinfo **);
+static ssize_t (*real_send)(int, const void *, size_t, int);
+static ssize_t (*real_recv)(int, void *, size_t, int);
+
+/* Sets a pointer to a function to the next library's function of that name.
+ * ISO C has no conversion for this, hence the copy. */
+static void find(void *pointer, const char *name)
+{
+    void *found = dlsym(RTLD_NEXT, name);
+    if (found == NULL)
+        abort();
+    memcpy(pointer, &found, sizeof found);
+}
+
+__attribute__((constructor)) static void start(void)
+{
+    const char *path = getenv("SHIM");
+
+    find(&real_accept4, "accept4");
+    find(&real_pthread_create, "pthread_create");
+    find(&real_getaddrinfo, "getaddrinfo");
+    find(&real_send, "send");
+    find(&real_recv, "recv");
+    if (path == NULL)
+        return;
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    void *map =
+        mmap(NULL, sizeof *shim, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (map == MAP_FAILED)
+        abort();
+    close(fd);
+    shim = map;
+}
+
+/* Counts this call if it is the chosen one; true if it must fail. */
+static bool fails(enum shim_call call)
+{
+    if (shim == NULL || atomic_load(&shim->call) != (int)call)
+        return false;
+    long n = atomic_fetch_add(&shim->seen, 1) - atomic_load(&shim->after);
+    if (n < 0 || n >= atomic_load(&shim->count))
+        return false;
+    atomic_fetch_add(&shim->failed, 1);
+    return true;
+}
+
+void *malloc(size_t size)
+{
+    if (fails(SHIM_ALLOC)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    return __libc_malloc(size);
+}
+
+void *calloc(size_t count, size_t size)
+{
+    if (fails(SHIM_ALLOC)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    return __libc_calloc(count, size);
+}
+
+void *realloc(void *data, size_t size)
+{
+    if (fails(SHIM_ALLOC)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    return __libc_realloc(data, size);
+}
+
+/* The header has a type of its own for the address. */
+int accept4(int fd, __SOCKADDR_ARG address, socklen_t *len, int flags)
+{
+    if (fails(SHIM_ACCEPT4)) {
+        errno = atomic_load(&shim->error);
+        return -1;
+    }
+    return real_accept4(fd, address, len, flags);
+}
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
+                   void *(*routine)(void *), void *argument)
+{
+    if (fails(SHIM_PTHREAD_CREATE))
+        return atomic_load(&shim->error);
+    return real_pthread_create(thread, attributes, routine, argument);
+}
+
+int getaddrinfo(const char *node, const char *service,
+                const struct addrinfo *hints, struct addrinfo **result)
+{
+    if (fails(SHIM_GETADDRINFO))
+        return atomic_load(&shim->error);
+    if (node != NULL && strcmp(node, "upstream.test") == 0)
+        node = "127.0.0.1";
+    return real_getaddrinfo(node, service, hints, result);
+}
+
+/* The length for a send or recv that would fail, or 0 if it is to. */
+static size_t shortened(size_t len)
+{
+    int error = atomic_load(&shim->error);
+    if (error == SHIM_ONE_BYTE)
+        return len < 1 ? len : 1;
+    errno = error;
+    return 0;
+}
+
+ssize_t send(int fd, const void *data, size_t len, int flags)
+{
+    if (fails(SHIM_SEND)) {
+        len = shortened(len);
+        if (len == 0)
+            return -1;
+    }
+    return real_send(fd, data, len, flags);
+}
+
+ssize_t recv(int fd, void *data, size_t size, int flags)
+{
+    if (fails(SHIM_RECV)) {
+        size = shortened(size);
+        if (size == 0)
+            return -1;
+    }
+    return real_recv(fd, data, size, flags);
+}

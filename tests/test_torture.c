@@ -1,0 +1,415 @@
+/*
+ * Lets calls of a running threadecho fail, each in turn, by a preloaded shim:
+ * memory, accept4, pthread_create, getaddrinfo, send and recv. Whatever
+ * fails, a line gets one reply or its connection ends, and the next is served.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#define _GNU_SOURCE /* memfd_create */
+#include "command.h"
+#include "harness.h"
+#include "shim.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+static struct rogue *upstream;
+static struct shim *shim;
+static int shim_file;
+static bool skipped; /* a sanitizer has a malloc of its own */
+
+static void set_up(void)
+{
+    struct server *s = threadecho_start(NULL, "--echo");
+    skipped = server_sanitized(s);
+    server_free(s);
+
+    upstream = rogue_start(0);
+    ck_assert_ptr_nonnull(upstream);
+    shim_file = memfd_create("shim", 0);
+    ck_assert_int_ge(shim_file, 0);
+    ck_assert_int_eq(ftruncate(shim_file, sizeof *shim), 0);
+    shim = mmap(NULL, sizeof *shim, PROT_READ | PROT_WRITE, MAP_SHARED,
+                shim_file, 0);
+    ck_assert_ptr_ne(shim, MAP_FAILED);
+}
+
+static void tear_down(void)
+{
+    munmap(shim, sizeof *shim);
+    close(shim_file);
+    rogue_stop(upstream);
+}
+
+/* Starts threadecho with the shim; it fetches from the rogue by this name. */
+static struct server *start(const char *host, const char *options)
+{
+    return server_start(NULL,
+                        "env LD_PRELOAD=%s SHIM=/proc/%d/fd/%d %s "
+                        "--listen 127.0.0.1:0 --upstream http://%s:%d/text "
+                        "--max-fetches 1 %s",
+                        kit_program("tests/shim.so"), (int)getpid(), shim_file,
+                        threadecho(), host, rogue_port(upstream), options);
+}
+
+static void stop(struct server *s)
+{
+    ck_assert_int_eq(server_stop(s), 0);
+    server_free(s);
+}
+
+/* From now on so many calls go well, then so many fail. */
+static void arm(enum shim_call call, int error, long after, long count)
+{
+    atomic_store(&shim->call, SHIM_NONE);
+    atomic_store(&shim->error, error);
+    atomic_store(&shim->after, after);
+    atomic_store(&shim->count, count);
+    atomic_store(&shim->seen, 0);
+    atomic_store(&shim->failed, 0);
+    atomic_store(&shim->call, (int)call);
+}
+
+/* From now on all goes well. Returns how many calls have failed. */
+static long disarm(void)
+{
+    atomic_store(&shim->call, SHIM_NONE);
+    return atomic_load(&shim->failed);
+}
+
+/* A reply to "hello" must be right, or an error. */
+static void check_reply(const char *reply, long n)
+{
+    ck_assert_msg(strcmp(reply, "echo: hello") == 0 ||
+                      strncmp(reply, "error: ", 7) == 0,
+                  "with call %ld failing: '%.200s'", n, reply);
+}
+
+/* How many fail at a time: one, or all from there on. */
+static const long counts[] = {1, LONG_MAX};
+
+START_TEST(test_each_allocation_of_a_warm_request_fails_in_turn)
+{
+    if (skipped)
+        return;
+    struct server *s = start("127.0.0.1", "");
+    struct holding before = server_rests(s);
+    struct client *c = client_open(s);
+
+    for (long n = 0;; n++) {
+        ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+        arm(SHIM_ALLOC, ENOMEM, n, counts[_i]);
+        check_reply(client_ask(c, "hello"), n);
+        if (disarm() == 0) {
+            ck_assert_int_ge(n, 1); /* or the shim is not there */
+            break;
+        }
+    }
+    client_close(c);
+    server_recovers(s, before);
+    stop(s);
+}
+END_TEST
+
+START_TEST(test_each_allocation_of_a_long_request_fails_in_turn)
+{
+    if (skipped)
+        return;
+    struct server *s = start("127.0.0.1", "");
+    struct holding before = server_rests(s);
+    struct client *c = client_open(s);
+    char line[20001];
+
+    memset(line, 'x', sizeof line - 1);
+    line[sizeof line - 1] = '\0';
+    for (long n = 0;; n++) {
+        ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+        arm(SHIM_ALLOC, ENOMEM, n, counts[_i]);
+        const char *reply = client_ask(c, line);
+        ck_assert_msg((strncmp(reply, "echo: ", 6) == 0 &&
+                       strcmp(reply + 6, line) == 0) ||
+                          strncmp(reply, "error: ", 7) == 0,
+                      "with allocation %ld failing: '%.200s'", n, reply);
+        if (disarm() == 0)
+            break;
+    }
+    client_close(c);
+    server_recovers(s, before);
+    stop(s);
+}
+END_TEST
+
+/* Cold: the first request of a server, from accepting its client on. */
+START_TEST(test_each_allocation_of_a_cold_request_fails_in_turn)
+{
+    for (long n = 0; !skipped; n++) {
+        struct server *s = start("127.0.0.1", "");
+        arm(SHIM_ALLOC, ENOMEM, n, counts[_i]);
+        struct client *c = client_open(s);
+        check_reply(client_ask(c, "hello"), n);
+        long failed = disarm();
+        client_close(c);
+        server_recovers(s, server_rests(s));
+        server_free(s);
+        if (failed == 0)
+            break;
+    }
+}
+END_TEST
+
+START_TEST(test_out_of_memory_is_what_the_client_is_told)
+{
+    if (skipped)
+        return;
+    struct server *s = start("127.0.0.1", "");
+    struct holding before = server_rests(s);
+
+    arm(SHIM_ALLOC, ENOMEM, 0, LONG_MAX);
+    for (int i = 0; i < 3; i++) {
+        struct client *c = client_open(s);
+        ck_assert_str_eq(client_line(c), "error: out of memory");
+        ck_assert_str_eq(client_line(c), "<end>");
+        client_close(c);
+    }
+    disarm();
+    struct client *c = client_open(s);
+    ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+    arm(SHIM_ALLOC, ENOMEM, 0, LONG_MAX);
+    ck_assert_str_eq(client_ask(c, "hello"), "error: out of memory");
+    disarm();
+    ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+    ck_assert_int_eq(server_counts(s, "error_out_of_memory"), 1);
+    ck_assert_int_eq(server_counts(s, "rejected"), 3);
+    client_close(c);
+    server_recovers(s, before);
+    stop(s);
+}
+END_TEST
+
+static const struct {
+    int error;
+    long count;
+    bool counted;
+    bool pauses; /* 100 ms, and says so in the log */
+} accept_errors[] = {
+    {EINTR, 20, false, false},       {EAGAIN, 20, false, false},
+    {ECONNABORTED, 50, true, false}, {EPROTO, 50, true, false},
+    {ENETDOWN, 50, true, false},     {EHOSTUNREACH, 50, true, false},
+    {EMFILE, 4, true, true},         {ENFILE, 4, true, true},
+    {ENOBUFS, 4, true, true},        {ENOMEM, 4, true, true},
+};
+
+START_TEST(test_accepting_goes_on_after_an_error)
+{
+    if (skipped)
+        return;
+    struct server *s = start("127.0.0.1", "");
+    struct holding before = server_rests(s);
+    long count = accept_errors[_i].count;
+    bool pauses = accept_errors[_i].pauses;
+
+    arm(SHIM_ACCEPT4, accept_errors[_i].error, 0, count);
+    long long start_ms = now_ms();
+    struct client *c = client_open(s);
+    ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+    long long took = now_ms() - start_ms;
+    ck_assert_int_eq(disarm(), count);
+    if (pauses)
+        ck_assert_int_ge(took, 100 * (count - 1));
+    else
+        ck_assert_int_lt(took, 50 * 50); /* half of what pauses would take */
+    ck_assert_int_eq(server_counts(s, "accept_errors"),
+                     accept_errors[_i].counted ? count : 0);
+    ck_assert_int_eq(server_logged(s, "cannot accept"), pauses ? 1 : 0);
+    client_close(c);
+    server_recovers(s, before);
+    stop(s);
+}
+END_TEST
+
+START_TEST(test_threads_that_cannot_be_had_are_told_counted_and_given_up)
+{
+    if (skipped)
+        return;
+    struct server *s = start("127.0.0.1", "");
+    struct holding before = server_rests(s);
+
+    arm(SHIM_PTHREAD_CREATE, EAGAIN, 0, 100);
+    for (int i = 0; i < 100; i++) {
+        struct client *c = client_open(s);
+        client_say(c, "hello");
+        ck_assert_str_eq(client_line(c), "error: cannot start a thread");
+        ck_assert_str_eq(client_line(c), "<end>");
+        client_close(c);
+    }
+    ck_assert_int_eq(disarm(), 100);
+    ck_assert_int_eq(server_counts(s, "thread_errors"), 100);
+    ck_assert_int_eq(server_counts(s, "rejected"), 100);
+    ck_assert_int_le(server_logged(s, "cannot start thread"), 2);
+    server_recovers(s, before);
+    stop(s);
+}
+END_TEST
+
+static const int name_errors[] = {EAI_NONAME, EAI_AGAIN, EAI_FAIL, EAI_MEMORY};
+
+START_TEST(test_names_that_do_not_resolve_may_do_so_later)
+{
+    if (skipped)
+        return;
+    struct server *s = start("upstream.test", "--no-keepalive");
+    struct holding before = server_rests(s);
+    struct client *c = client_open(s);
+
+    for (int i = 0; i < 3; i++) {
+        let_pass(5);
+        arm(SHIM_GETADDRINFO, name_errors[_i], 0, LONG_MAX);
+        const char *reply = client_ask(c, "hello");
+        if (disarm() > 0) /* else libcurl knew the address still */
+            ck_assert_str_eq(reply, "error: upstream not found");
+        ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+    }
+    client_close(c);
+    server_recovers(s, before);
+    stop(s);
+}
+END_TEST
+
+START_TEST(test_name_is_an_error_while_its_thread_cannot_be_had)
+{
+    if (skipped)
+        return;
+    struct server *s = start("upstream.test", "");
+    struct client *c = client_open(s);
+
+    /* libcurl resolves in a thread of its own; this server's is there. */
+    client_send(c, "h", 1);
+    while (server_counts(s, "peak_threads") == 0)
+        let_pass(2);
+    arm(SHIM_PTHREAD_CREATE, EAGAIN, 0, LONG_MAX);
+    client_say(c, "ello");
+    check_reply(client_line(c), 0);
+    disarm();
+    ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+    client_close(c);
+    stop(s);
+}
+END_TEST
+
+/* Of sockets both the client's and the upstream's. */
+static const struct {
+    enum shim_call call;
+    int error;
+} socket_errors[] = {
+    {SHIM_SEND, EINTR},         {SHIM_SEND, ECONNRESET},
+    {SHIM_SEND, EPIPE},         {SHIM_SEND, ENOBUFS},
+    {SHIM_SEND, SHIM_ONE_BYTE}, {SHIM_RECV, EINTR},
+    {SHIM_RECV, ECONNRESET},    {SHIM_RECV, ETIMEDOUT},
+    {SHIM_RECV, SHIM_ONE_BYTE},
+};
+
+START_TEST(test_each_send_and_recv_of_a_request_fails_in_turn)
+{
+    enum shim_call call = socket_errors[_i].call;
+    int error = socket_errors[_i].error;
+    bool harmless = error == EINTR || error == SHIM_ONE_BYTE;
+    if (skipped)
+        return;
+    struct server *s = start("127.0.0.1", "");
+    struct holding before = server_rests(s);
+
+    for (long n = 0;; n++) {
+        struct client *c = client_open(s);
+        ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+        arm(call, error, n, 1);
+        client_say(c, "hello");
+        client_finish(c);
+        const char *reply = client_line(c);
+        if (harmless)
+            ck_assert_str_eq(reply, "echo: hello");
+        else if (strcmp(reply, "<end>") != 0 && strcmp(reply, "<reset>") != 0)
+            check_reply(reply, n);
+        client_close(c);
+        if (disarm() == 0)
+            break;
+        server_recovers(s, before);
+    }
+    stop(s);
+}
+END_TEST
+
+static const enum shim_call byte_calls[] = {SHIM_SEND, SHIM_RECV};
+
+START_TEST(test_one_byte_at_a_time_is_enough)
+{
+    if (skipped)
+        return;
+    struct server *s = start("127.0.0.1", "");
+    struct holding before = server_rests(s);
+    struct client *c = client_open(s);
+
+    arm(byte_calls[_i], SHIM_ONE_BYTE, 0, LONG_MAX);
+    ck_assert_str_eq(client_ask(c, "hello\nworld"), "echo: hello");
+    ck_assert_str_eq(client_line(c), "echo: world");
+    ck_assert_str_eq(client_ask(c, "/chunked"), "echo: /chunked");
+    ck_assert_str_eq(client_ask(c, "/status/404"),
+                     "error: upstream returned 404");
+    ck_assert_int_gt(disarm(), 40);
+    client_close(c);
+    server_recovers(s, before);
+    stop(s);
+}
+END_TEST
+
+static TCase *add_case(Suite *suite, const char *name)
+{
+    TCase *tcase = tcase_create(name);
+    tcase_set_timeout(tcase, TEST_TIMEOUT);
+    tcase_add_checked_fixture(tcase, set_up, tear_down);
+    suite_add_tcase(suite, tcase);
+    return tcase;
+}
+
+int main(void)
+{
+    Suite *suite = suite_create("torture");
+
+    TCase *memory = add_case(suite, "memory");
+    tcase_add_loop_test(memory,
+                        test_each_allocation_of_a_warm_request_fails_in_turn,
+                        0, COUNT(counts));
+    tcase_add_loop_test(memory,
+                        test_each_allocation_of_a_long_request_fails_in_turn,
+                        0, COUNT(counts));
+    tcase_add_loop_test(memory,
+                        test_each_allocation_of_a_cold_request_fails_in_turn,
+                        0, COUNT(counts));
+    tcase_add_test(memory, test_out_of_memory_is_what_the_client_is_told);
+
+    TCase *threads = add_case(suite, "threads");
+    tcase_add_loop_test(threads, test_accepting_goes_on_after_an_error, 0,
+                        COUNT(accept_errors));
+    tcase_add_test(
+        threads,
+        test_threads_that_cannot_be_had_are_told_counted_and_given_up);
+    tcase_add_test(threads,
+                   test_name_is_an_error_while_its_thread_cannot_be_had);
+
+    TCase *network = add_case(suite, "network");
+    tcase_add_loop_test(network,
+                        test_names_that_do_not_resolve_may_do_so_later, 0,
+                        COUNT(name_errors));
+    tcase_add_loop_test(network,
+                        test_each_send_and_recv_of_a_request_fails_in_turn, 0,
+                        COUNT(socket_errors));
+    tcase_add_loop_test(network, test_one_byte_at_a_time_is_enough, 0,
+                        COUNT(byte_calls));
+    return run_suite(suite) == 0 ? 0 : 1;
+}
