@@ -30,6 +30,7 @@
 #include <sys/queue.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -47,6 +48,7 @@
 #define LOG_WAIT_MS 100       /* for room in the pipe that stderr may be */
 #define LOG_SIZE 2048         /* bytes of a log line; a pipe takes it whole */
 #define DRAIN_MS 10000        /* from the first signal to the end, at most */
+#define LAST_STEPS_MS 100     /* of threads that have nothing left to do */
 #define OWN_FDS 8             /* standard streams, listener, pipe */
 #define SPARE_FDS 56          /* for name servers, certificates, /proc */
 #define FDS_PER_FETCH 3       /* of libcurl: a socket and a wakeup pair */
@@ -1001,6 +1003,23 @@ static long drain(struct server *server)
     return left;
 }
 
+/* Waits for detached threads that have left the list and are on their last
+ * steps: a TLS library frees there what exit() would take away from under it.
+ * False if there still are some, such as one that resolves a name. */
+static bool await_last_steps(void)
+{
+    struct stat tasks;
+
+    for (int ms = 0; ms < LAST_STEPS_MS; ms++) {
+        if (stat("/proc/self/task", &tasks) != 0)
+            return false;
+        if (tasks.st_nlink == 3) /* ".", ".." and this thread */
+            return true;
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    }
+    return false;
+}
+
 /* Prints the summary line; its numbers may still grow while threads run. */
 static void log_summary(struct server *server)
 {
@@ -1408,5 +1427,7 @@ int main(int argc, char **argv)
     if (pthread_kill(signals, SIGUSR1) == 0)
         pthread_join(signals, NULL);
     fetcher_destroy(server.fetcher);
+    if (!await_last_steps())
+        _exit(0);
     return 0;
 }
