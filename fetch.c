@@ -30,6 +30,9 @@
 /* A request target longer than this is not kept from one fetch to the next. */
 #define MAX_TARGET_KEPT 4096
 
+/* An easy handle that has connected so often is dropped, see there. */
+#define MAX_CONNECTS 5
+
 /* A connection that was kept for longer is looked at before it is used. */
 #define IDLE_MS 10
 
@@ -37,6 +40,7 @@
 struct handle {
     SLIST_ENTRY(handle) next;
     CURL *easy;
+    long connects;                 /* that it has made */
     long long last_used;           /* in ms, on a clock that nobody sets */
     struct buffer target;          /* of the request: path, query and a NUL */
     char message[CURL_ERROR_SIZE]; /* libcurl's, of a transfer that failed */
@@ -160,12 +164,11 @@ static size_t on_header(char *data, size_t size, size_t count, void *arg)
     return len;
 }
 
-/* Sets all that stays the same from fetch to fetch. Without memory for that,
- * there is no easy handle. */
-static bool set_options(const struct fetcher *fetcher, struct handle *handle)
+/* Makes an easy handle, with all that stays the same from fetch to fetch. */
+static CURL *make_easy(const struct fetcher *fetcher, struct handle *handle)
 {
-    CURL *easy = handle->easy;
-    CURLcode rc = CURLE_OK;
+    CURL *easy = curl_easy_init();
+    CURLcode rc = easy != NULL ? CURLE_OK : CURLE_OUT_OF_MEMORY;
 
 #define SET(option, value)                                                    \
     if (rc == CURLE_OK)                                                       \
@@ -201,9 +204,9 @@ static bool set_options(const struct fetcher *fetcher, struct handle *handle)
 
     if (rc != CURLE_OK) {
         curl_easy_cleanup(easy);
-        handle->easy = NULL;
+        return NULL;
     }
-    return rc == CURLE_OK;
+    return easy;
 }
 
 /* Borrows a handle; waits in line for one when all are lent. */
@@ -241,6 +244,14 @@ static void give_handle(struct fetcher *fetcher, struct handle *handle)
     pthread_mutex_unlock(&fetcher->mutex);
 }
 
+/* Drops an easy handle and its connection; the next fetch makes another. */
+static void drop_easy(struct handle *handle)
+{
+    curl_easy_cleanup(handle->easy);
+    handle->easy = NULL;
+    handle->connects = 0;
+}
+
 static long long now_ms(void)
 {
     struct timespec now;
@@ -261,10 +272,8 @@ static void drop_spoilt(struct handle *handle)
         curl_easy_getinfo(handle->easy, CURLINFO_ACTIVESOCKET, &fd) ==
             CURLE_OK &&
         fd != CURL_SOCKET_BAD &&
-        recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0) {
-        curl_easy_cleanup(handle->easy);
-        handle->easy = NULL;
-    }
+        recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
+        drop_easy(handle);
 }
 
 /* Writes the request target for this text into the handle. */
@@ -300,22 +309,21 @@ static enum fetch_status set_target(const struct fetcher *fetcher,
     return FETCH_OK;
 }
 
-/* Clears a count of libcurl's. When a kept connection turns out to be closed,
- * libcurl tries again on a new one, but it counts these attempts for as long
- * as the handle lives (until curl/curl#19066) and fails at each sixth. */
-static void forget_retries(const struct fetcher *fetcher,
+/* Drops an easy handle that has connected often. When a kept connection turns
+ * out to be closed, libcurl tries again on a new one, but it counts that for
+ * as long as the handle lives (until curl/curl#19066) and fails at the sixth.
+ * To reset the handle would do too, but that goes wrong without memory. */
+static void count_connects(const struct fetcher *fetcher,
                            struct handle *handle)
 {
     long connects;
 
-    if (!fetcher->keepalive ||
-        curl_easy_getinfo(handle->easy, CURLINFO_NUM_CONNECTS, &connects) !=
-            CURLE_OK ||
-        connects == 0)
-        return;
-    curl_easy_reset(handle->easy); /* which keeps connections */
-    if (!set_options(fetcher, handle))
-        return; /* the next fetch makes another one */
+    if (fetcher->keepalive &&
+        curl_easy_getinfo(handle->easy, CURLINFO_NUM_CONNECTS, &connects) ==
+            CURLE_OK)
+        handle->connects += connects;
+    if (handle->connects >= MAX_CONNECTS)
+        drop_easy(handle);
 }
 
 /* Says which status a transfer that failed with rc ends in. */
@@ -378,8 +386,8 @@ static enum fetch_status transfer(const struct fetcher *fetcher,
     if (handle->easy != NULL)
         drop_spoilt(handle);
     if (handle->easy == NULL) {
-        handle->easy = curl_easy_init();
-        if (handle->easy == NULL || !set_options(fetcher, handle))
+        handle->easy = make_easy(fetcher, handle);
+        if (handle->easy == NULL)
             return FETCH_NO_MEMORY;
     }
     enum fetch_status status = set_target(fetcher, handle, text, len);
@@ -408,7 +416,10 @@ static enum fetch_status transfer(const struct fetcher *fetcher,
         status = FETCH_RETURNED;
     if (status != FETCH_OK)
         body->len = handle->body_start;
-    forget_retries(fetcher, handle);
+    if (status == FETCH_OK || status == FETCH_RETURNED)
+        count_connects(fetcher, handle);
+    else /* its connection is closed, or should be */
+        drop_easy(handle);
     return status;
 }
 
