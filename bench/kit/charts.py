@@ -22,12 +22,12 @@ STYLE = (".chart{color:#1b1f24}"
          "@media(prefers-color-scheme:dark){.chart{color:#e3e6ea}}")
 
 
-def colour_of(names):
+def colour_of(names, baseline=BASELINE):
     """A colour for each name; the baseline has that of the text."""
-    others = [name for name in names if name != BASELINE]
+    others = [name for name in names if name != baseline]
     colours = {name: COLOURS[index % len(COLOURS)]
                for index, name in enumerate(others)}
-    colours[BASELINE] = "black"
+    colours[baseline] = "black"
     return colours
 
 
@@ -86,7 +86,9 @@ def lines(path, name, series, labels, colours, log_y=False,
               "spacing 1.05 width 0",
               f"set xrange [{min(xs) / 1.15:.6g}:{max(xs) * 1.15:.6g}]"]
     if log_y:
-        script += ["set logscale y 10", 'set format y "%h"']
+        script += ["set logscale y 10", "set ytics (" + ", ".join(
+            f'"{step * 10 ** power:,}" {step * 10 ** power}'
+            for power in range(7) for step in (1, 2, 5)) + ")"]
     else:
         script.append("set yrange [0:*]")
     if len(xs) <= 8:
@@ -97,7 +99,7 @@ def lines(path, name, series, labels, colours, log_y=False,
         script.append(f"$d{index} << END")
         script += [f"{x} {y:.6g}" for x, y in points]
         script.append("END")
-        width = 2.6 if title == BASELINE else 1.5
+        width = 2.6 if colours[title] == "black" else 1.5
         plots.append(f"$d{index} using 1:2 with linespoints linewidth "
                      f"{width} pointtype {index % 12 + 4} pointsize 0.55 "
                      f'linecolor rgb "{colours[title]}" '

@@ -127,7 +127,7 @@ tr.base td{background:var(--mark);font-weight:600}
 table.facts{white-space:normal}
 table.facts td{text-align:left;white-space:normal;overflow-wrap:anywhere;
 vertical-align:top}
-table.facts td:first-child{width:13em;min-width:8em;color:var(--faint)}
+table.facts td:first-child{width:34%;min-width:8em;color:var(--faint)}
 table.facts td:first-child{white-space:normal}
 code{font-size:.9em;overflow-wrap:anywhere}
 details{margin:.6em 0}summary{cursor:pointer}
@@ -306,7 +306,7 @@ def cell(value, decimals):
 def heading_row(columns, first):
     heads = "".join(
         f"<th>{escape(title)}"
-        f"{'<br><span class=faint>' + unit + '</span>' if unit else ''}</th>"
+        f"{'<br>' + unit if unit else ''}</th>"
         for _, title, unit, _ in columns)
     return f"<tr><th>{escape(first)}</th>{heads}"
 
@@ -431,7 +431,7 @@ def pool_section(rows, directory):
               for label in labels]
     drawn = [("pool", "Overhead of a pool of sleepers", charts.lines(
         os.path.join(directory, "pool.svg"), "pool", series,
-        ("workers", "overhead"), charts.colour_of(labels),
+        ("workers", "overhead"), charts.colour_of(labels, "pthreads"),
         log_y=max(y for _, points in series for _, y in points) > 8,
         reference=1))]
     parts = ["<h2>The documents’ experiment</h2>", figures(drawn),
