@@ -572,7 +572,7 @@ END_TEST
 START_TEST(test_rogue_is_the_same_over_tls)
 {
     char more[128];
-    snprintf(more, sizeof more, "--timeout 0.5 --cacert %s/ca.pem", dir);
+    snprintf(more, sizeof more, "--timeout 2 --cacert %s/ca.pem", dir);
     expect("https://127.0.0.2", "/text", more, behaviours[_i].line,
            behaviours[_i].tls);
 }
