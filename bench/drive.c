@@ -90,6 +90,7 @@ struct driver {
     uint64_t waiting;    /* of those, not yet sent, on open connections */
     uint32_t turn;       /* one by one: whose line it is */
     bool granted;        /* and that it may be sent */
+    bool first_round;    /* one line each, before the warm-up's seconds */
     bool stopped;        /* no further line may be sent, or none yet */
     bool window_over;
     bool out_of_memory;
@@ -181,6 +182,9 @@ static bool may_send(const struct driver *driver,
     }
     if (plan->rate > 0) {
         return number < connection->due;
+    }
+    if (driver->first_round && number > 0) {
+        return false;
     }
     if (plan->one_by_one && !(driver->granted && number == connection->next &&
                               index_of(driver, connection) == driver->turn)) {
@@ -824,7 +828,7 @@ static uint64_t keep_time(struct driver *driver)
     uint64_t now = clock_ns();
     uint64_t next = FOREVER;
     if (plan->rate <= 0 && plan->warmup_seconds > 0 &&
-        driver->measure_ns == 0) {
+        driver->measure_ns == 0 && !driver->first_round) {
         next = driver->start_ns + to_ns(plan->warmup_seconds);
         if (now >= next) {
             begin_measuring(driver, now);
@@ -862,6 +866,29 @@ static uint64_t earlier(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
+/* Closed loop: let each connection send. */
+static void send_on_all(struct driver *driver)
+{
+    for (uint32_t i = 0; i < driver->plan->connections; i++) {
+        send_lines(driver, &driver->connections[i]);
+    }
+}
+
+/*
+ * Once each connection has its first reply, begin the warm-up's seconds.
+ * Under load right away, a server whose accepting thread gets its turn seldom
+ * would keep some of the connections waiting for many seconds, and the others
+ * alone would be measured.
+ */
+static void end_first_round(struct driver *driver)
+{
+    if (driver->first_round && driver->in_flight_count == 0) {
+        driver->first_round = false;
+        driver->start_ns = clock_ns();
+        send_on_all(driver);
+    }
+}
+
 /* Send the lines and take the replies, until the last one is there. */
 static bool run(struct driver *driver)
 {
@@ -870,11 +897,11 @@ static bool run(struct driver *driver)
     driver->stopped = false;
     driver->start_ns = clock_ns();
     if (plan->rate <= 0 && !plan->one_by_one) {
-        for (uint32_t i = 0; i < plan->connections; i++) {
-            send_lines(driver, &driver->connections[i]);
-        }
+        driver->first_round = plan->warmup_seconds > 0;
+        send_on_all(driver);
     }
     for (;;) {
+        end_first_round(driver);
         uint64_t next = keep_time(driver);
         if (plan->one_by_one) {
             pass_turn(driver);
