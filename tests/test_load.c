@@ -857,6 +857,49 @@ START_TEST(test_warmup_is_not_counted)
 }
 END_TEST
 
+/*
+ * Answers one of two clients, and the other only when the first has had time
+ * to send again: if it has, wrongly.
+ */
+static void *serve_one_late(void *arg)
+{
+    char line[MAX_TEXT];
+    int fds[] = {next_client(arg), next_client(arg)};
+    struct pollfd ready[] = {{.fd = fds[0], .events = POLLIN},
+                             {.fd = fds[1], .events = POLLIN}};
+    echo_some(fds[0], 1);
+    bool again = poll(ready, 1, 200) != 0;
+    if (hear(fds[1], line)) {
+        again ? say(fds[1], "echo: too soon\n") : echo(fds[1], line);
+    }
+    for (int open = 2; open > 0;) {
+        ck_assert_int_gt(poll(ready, 2, PATIENCE_MS), 0);
+        for (int i = 0; i < 2; i++) {
+            if (ready[i].revents == 0) {
+                continue;
+            }
+            if (hear(fds[i], line)) {
+                echo(fds[i], line);
+            } else {
+                close(fds[i]);
+                ready[i].fd = -1;
+                open--;
+            }
+        }
+    }
+    return NULL;
+}
+
+START_TEST(test_seconds_of_warmup_begin_when_each_connection_is_served)
+{
+    struct command *load =
+        run_against(serve_one_late, "-c 2 -n 30 --warmup 0.05s");
+    check_failures(load, NULL, 0);
+    ck_assert_int_eq((int)figure(load->out, "requests"), 30);
+    command_free(load);
+}
+END_TEST
+
 /* Answers each line after 10 ms. */
 static void *serve_in_10_ms(void *arg)
 {
@@ -1188,6 +1231,8 @@ static Suite *load_suite(void)
     TCase *figures = tcase_create("figures");
     tcase_set_timeout(figures, TEST_TIMEOUT);
     tcase_add_test(figures, test_warmup_is_not_counted);
+    tcase_add_test(
+        figures, test_seconds_of_warmup_begin_when_each_connection_is_served);
     tcase_add_loop_test(figures, test_closed_loop_obeys_littles_law, 0, 3);
     tcase_add_test(figures, test_open_loop_does_not_hide_a_stall);
     tcase_add_test(figures, test_open_loop_keeps_its_rate);

@@ -359,7 +359,12 @@ def validity(rows):
     others = [row["other_cores"] for row in rows
               if isinstance(row["other_cores"], float)]
     replies = sum(row["client_replies"] or 0 for row in rows)
+    seconds = [row["seconds"] for row in rows
+               if isinstance(row["seconds"], float)]
     facts = [("replies compared byte for byte", f"{replies:,.0f}"),
+             ("seconds measured in a run; longer where some connections "
+              "wait for long", f"{min(seconds, default=0):.3g} to "
+              f"{max(seconds, default=0):.3g}"),
              ("runs whose server counted too, and the same",
               f"{counted} of {len(rows)}")]
     if ratios:

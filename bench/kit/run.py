@@ -33,6 +33,7 @@ COLUMNS = (
     "other_cores", "client_replies", "server_requests",
     "server_connections", "samples")
 
+LITTLES_LAW = "Little's law"
 LITTLES_LAW_TOLERANCE = 0.05
 KIT_LIMIT_CORES = 0.9  # each part of the kit has one thread
 PROBE = b"is anybody there"
@@ -389,13 +390,19 @@ def check_laws(row):
     """What must hold if the figures mean what they say."""
     ratio = row["littles_law_ratio"]
     if abs(ratio - 1) > LITTLES_LAW_TOLERANCE:
-        row["why"].append(f"Little's law: throughput x mean latency is "
+        row["why"].append(f"{LITTLES_LAW}: throughput x mean latency is "
                           f"{ratio:.3f} of the concurrency")
     for part in ("load", "upstream"):
         cores = row.get(f"{part}_cores") or 0
         if cores > KIT_LIMIT_CORES:
             row["why"].append(f"the kit was the limit: {part} used "
                               f"{cores:.2f} of its one core")
+
+
+def only_too_short(row):
+    """Whether Little's law is all that a longer run could mend."""
+    return bool(row["why"]) and all(why.startswith(LITTLES_LAW)
+                                    for why in row["why"])
 
 
 def check_summary(server, row):
