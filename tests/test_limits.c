@@ -26,9 +26,11 @@ static void tear_down(void)
     rogue_stop(upstream);
 }
 
+/* Stops the server, which must know of no connection that is left. */
 static void stop(struct server *s)
 {
     ck_assert_int_eq(server_stop(s), 0);
+    ck_assert_int_eq(server_logged(s, "cut off"), 0);
     server_free(s);
 }
 

@@ -59,9 +59,11 @@ static struct server *start(const char *host, const char *options)
                         threadecho(), host, rogue_port(upstream), options);
 }
 
+/* Stops the server, which must know of no connection that is left. */
 static void stop(struct server *s)
 {
     ck_assert_int_eq(server_stop(s), 0);
+    ck_assert_int_eq(server_logged(s, "cut off"), 0);
     server_free(s);
 }
 
