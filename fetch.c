@@ -33,6 +33,9 @@
 /* An easy handle that has connected so often is dropped, see there. */
 #define MAX_CONNECTS 5
 
+/* What libcurl takes for a request over TLS, unless it is told of more. */
+#define UPLOAD_BUFFER 65536L /* bytes */
+
 /* A connection that was kept for longer is looked at before it is used. */
 #define IDLE_MS 10
 
@@ -130,7 +133,7 @@ static bool takes_framing(struct handle *handle, const char *line, size_t len)
     const char *coding = header_value(line, len, "Transfer-Encoding:");
     if (coding != NULL)
         return strncasecmp(coding, "chunked", 7) == 0 &&
-               coding[7 + strspn(coding + 7, " \t")] == '\r';
+               strchr("\r\n", coding[7 + strspn(coding + 7, " \t")]) != NULL;
     const char *length = header_value(line, len, "Content-Length:");
     if (length == NULL)
         return true;
@@ -423,15 +426,17 @@ static enum fetch_status transfer(const struct fetcher *fetcher,
     return status;
 }
 
-/* Frees the request target, and libcurl's copy of it. */
+/* Frees the request target, and what libcurl has for it. */
 static void drop_target(struct handle *handle)
 {
     free(handle->target.data);
     handle->target = (struct buffer){0};
     if (handle->easy != NULL &&
-        curl_easy_setopt(handle->easy, CURLOPT_REQUEST_TARGET, NULL) !=
-            CURLE_OK)
-        return; /* it keeps the copy; the next target replaces it */
+        (curl_easy_setopt(handle->easy, CURLOPT_REQUEST_TARGET, NULL) !=
+             CURLE_OK ||
+         curl_easy_setopt(handle->easy, CURLOPT_UPLOAD_BUFFERSIZE,
+                          UPLOAD_BUFFER) != CURLE_OK))
+        return; /* it keeps them until the next target replaces them */
 }
 
 enum fetch_status fetch(struct fetcher *fetcher, const char *text, size_t len,

@@ -502,6 +502,10 @@ static const struct {
     {FETCH_OK, 200, "bar", SAYS("HTTP/1.1 200\nContent-Length: 3\n\nbare")},
     {FETCH_OK, 200, "abc",
      SAYS(CHUNKED "3;extra=1\r\nabc\r\n00\r\nTrailer: x\r\n\r\n")},
+    {FETCH_OK, 200, "abc",
+     SAYS("HTTP/1.1 200\nTransfer-Encoding: chunked \n\n3\nabc\n0\n\n")},
+    {FETCH_OK, 200, "abc",
+     SAYS(OK "Content-Length: 3\r\nContent-length:3\r\n\r\nabc")},
     /* A head that does not end is no answer, even if it began well. */
     {FETCH_CLOSED_EARLY, 0, "", SAYS("H")},
     {FETCH_CLOSED_EARLY, 0, "", SAYS("HTTP/1.1 200")},
@@ -523,6 +527,10 @@ static const struct {
     {FETCH_BAD_HTTP, 200, "", SAYS(OK "X: a\0b\r\n\r\n")},
     {FETCH_BAD_HTTP, 200, "", SAYS(OK "no colon\r\n\r\n")},
     {FETCH_BAD_HTTP, 200, "", SAYS(OK "Content-Length: -3\r\n\r\nabc")},
+    {FETCH_BAD_HTTP, 200, "",
+     SAYS(OK "Content-Length: 3\r\nContent-Length: 2\r\n\r\nabc")},
+    {FETCH_BAD_HTTP, 200, "",
+     SAYS(OK "Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n")},
     {FETCH_BAD_HTTP, 200, "", SAYS(OK "Content-Length: x\r\n\r\nabc")},
     {FETCH_BAD_HTTP, 200, "",
      SAYS(OK "Transfer-Encoding: none such\r\n\r\nabc")},
@@ -663,6 +671,25 @@ START_TEST(test_fetch_sends_a_long_text_and_keeps_no_copy)
                               MAX_TARGET_KEPT);
         }
     }
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+START_TEST(test_fetch_refuses_what_libcurl_cannot_send)
+{
+    static char text[MAX_TARGET];
+    struct fetcher *fetcher = open_path("/good");
+    size_t longest = MAX_TARGET - strlen("/good?text=");
+
+    memset(text, 'a', sizeof text);
+    expect_bytes(fetcher, text, longest, FETCH_OK, 200, text, longest);
+    expect_bytes(fetcher, text, longest + 1, FETCH_LINE_TOO_LONG, 0, "", 0);
+    memset(text, '\xff', sizeof text);
+    longest /= 3;
+    expect_bytes(fetcher, text, longest, FETCH_OK, 200, text, longest);
+    expect_bytes(fetcher, text, longest + 1, FETCH_LINE_TOO_LONG, 0, "", 0);
+    ck_assert_uint_le(fetcher->handles[0].target.size, MAX_TARGET_KEPT);
+    expect(fetcher, "next", FETCH_OK, 200, "next");
     fetcher_destroy(fetcher);
 }
 END_TEST
@@ -1323,6 +1350,7 @@ static void add_requests(Suite *suite)
     TCase *tests = make_tests(suite, "requests");
     tcase_add_test(tests, test_fetch_sends_any_byte);
     tcase_add_test(tests, test_fetch_sends_a_long_text_and_keeps_no_copy);
+    tcase_add_test(tests, test_fetch_refuses_what_libcurl_cannot_send);
     tcase_add_loop_test(tests,
                         test_fetch_keeps_the_path_and_the_query_of_the_url, 0,
                         COUNT(urls));

@@ -416,6 +416,7 @@ static const struct {
     {"https://127.0.0.2", CA, "echo: hello"},
     {"https://127.0.0.2", CA " --no-keepalive", "echo: hello"},
     {"https://127.0.0.3", CA, "echo: hello"},
+    {"https://127.0.0.3", CA " --stack-size 64", "echo: hello"},
     {"HTTPS://127.0.0.2", CA, "echo: hello"},
     /* No CA that signed it, another one, none at all. */
     {"https://127.0.0.2", "", NOT_TRUSTED},
@@ -482,8 +483,8 @@ END_TEST
  * HAProxy
  */
 
-/* As an HTTP server at 127.0.0.1, and at 127.0.0.2 for TLS alone, with what
- * the rogue says passed on byte for byte. */
+/* As an HTTP server at 127.0.0.1, with less patience at 127.0.0.3, and at
+ * 127.0.0.2 for TLS alone: there each byte of the rogue's is passed on. */
 static const char haproxy_config[] =
     "defaults\n"
     "    timeout connect 5s\n"
@@ -491,9 +492,13 @@ static const char haproxy_config[] =
     "    timeout server 60s\n"
     "listen http\n"
     "    mode http\n"
-    "    timeout server 300ms\n"
     "    timeout http-keep-alive 30ms\n"
     "    bind 127.0.0.1:PORT\n"
+    "    server rogue 127.0.0.1:%d\n"
+    "listen impatient\n"
+    "    mode http\n"
+    "    timeout server 500ms\n"
+    "    bind 127.0.0.3:PORT\n"
     "    server rogue 127.0.0.1:%d\n"
     "listen tls\n"
     "    mode tcp\n"
@@ -506,7 +511,7 @@ static void set_up_haproxy(void)
     rogue = rogue_start(0);
     ck_assert_ptr_nonnull(rogue);
     snprintf(config, sizeof config, haproxy_config, rogue_port(rogue),
-             rogue_port(rogue));
+             rogue_port(rogue), rogue_port(rogue));
     write_file("haproxy.cfg.in", config);
     other = start_other("haproxy.cfg", "haproxy -db -f haproxy.cfg");
 }
@@ -564,8 +569,11 @@ static const struct {
 
 START_TEST(test_haproxy_answers_for_the_rogue)
 {
+    const char *line = behaviours[_i].line;
+    bool hangs = strncmp(line, "/hang", 5) == 0;
     if (behaviours[_i].http != NULL)
-        expect(PLAIN, "/text", "", behaviours[_i].line, behaviours[_i].http);
+        expect(hangs ? "http://127.0.0.3" : PLAIN, "/text", "", line,
+               behaviours[_i].http);
 }
 END_TEST
 
