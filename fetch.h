@@ -40,8 +40,9 @@ enum fetch_status {
     FETCH_NOT_FOUND,     /* the name does not resolve [6] */
     FETCH_TIMED_OUT,     /* [28] */
     FETCH_CLOSED_EARLY,  /* empty or short answer, reset [52, 18, 55, 56] */
-    FETCH_BAD_HTTP,      /* not HTTP, bad chunk, too many headers [1, 8, 56] */
-    FETCH_TOO_LARGE,     /* the body is over max_body */
+    FETCH_BAD_HTTP,      /* not HTTP, bad chunk, too many headers
+                          * [1, 8, 27 in the head, 56, 61] */
+    FETCH_TOO_LARGE,     /* the body is over max_body [63] */
     FETCH_RETURNED,      /* a status other than 2xx */
     FETCH_NOT_TRUSTED,   /* the certificate does not verify [60, 77] */
     FETCH_TLS_FAILED,    /* [35 and its kin] */
