@@ -53,12 +53,12 @@ class Contender:
                 return None
         except subprocess.TimeoutExpired:
             pass
-        packages = [name for name in self.entry.get("packages", ())
-                    if not installed(name)]
-        if packages:
-            return (f"not installed: {' '.join(packages)} "
+        packages = self.entry.get("packages", ())
+        missing = [name for name in packages if not installed(name)]
+        if missing:
+            return (f"not installed: {' '.join(missing)} "
                     "(scripts/install-deps peers)")
-        return f"'{probe}' fails"
+        return f"'{probe}' fails; it needs {' '.join(packages) or 'make'}"
 
 
 def installed(package):
