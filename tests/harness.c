@@ -188,13 +188,18 @@ static int dial(const struct server *s)
     return -1;
 }
 
-/* Does it accept a connection? */
+/* Does it accept a connection? Waits till it has closed that one too, so that
+ * a test can count what it holds. */
 static bool answers_the_door(const struct server *s)
 {
-    int fd = dial(s);
-    if (fd >= 0)
-        close(fd);
-    return fd >= 0;
+    struct pollfd end = {.fd = dial(s), .events = POLLIN};
+
+    if (end.fd < 0)
+        return false;
+    if (shutdown(end.fd, SHUT_WR) == 0)
+        poll(&end, 1, 1000); /* a server may also close only after us */
+    close(end.fd);
+    return true;
 }
 
 /* Has it said where it listens? Then takes that over into host and port. */
