@@ -52,7 +52,7 @@
 #define OWN_FDS 8             /* standard streams, listener, pipe */
 #define SPARE_FDS 56          /* for name servers, certificates, /proc */
 #define FDS_PER_FETCH 3       /* of libcurl: a socket and a wakeup pair */
-#define MAX_FETCHES 256       /* if nothing else is asked for */
+#define MAX_FETCHES 1024      /* if nothing else is asked for */
 #define HOST_SIZE 256         /* of a host name to listen on */
 #define ADDRESS_SIZE 64       /* of an address and a port in words */
 #define RESERVED_MAPS 1024    /* of libraries, heaps and the main thread */
@@ -1181,7 +1181,7 @@ static const char usage[] =
     "      --line-timeout SEC     for a line, from its first byte (60)\n"
     "      --idle-timeout SEC     between lines; 0 is for ever (0)\n"
     "      --max-connections N    clients at once (as the limits allow)\n"
-    "      --max-fetches N        fetches at once, others wait (256, or as\n"
+    "      --max-fetches N        fetches at once, others wait (1024, or as\n"
     "                             the limits allow)\n"
     "      --max-line BYTES       of a line (65536)\n"
     "      --max-body BYTES       of an upstream's answer (1048576)\n"
