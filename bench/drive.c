@@ -79,19 +79,20 @@ struct driver {
     uint64_t timeout_ns;
     uint64_t tick_ns; /* when timeouts are looked for next */
     uint64_t in_flight_count;
-    uint64_t warmup;     /* lines before the measured ones, if known */
-    uint64_t total;      /* lines to be sent, warm-up and all, if known */
-    uint64_t start_ns;   /* of the warm-up */
-    uint64_t measure_ns; /* when that is over; 0: it is not yet */
-    uint64_t end_ns;     /* of the measured time, if plan->seconds says */
-    uint64_t last_ns;    /* the last measured reply */
-    uint64_t in_window;  /* right replies from measure_ns to end_ns */
-    uint64_t released;   /* open loop: lines that are due, in all */
-    uint64_t waiting;    /* of those, not yet sent, on open connections */
-    uint32_t turn;       /* one by one: whose line it is */
-    bool granted;        /* and that it may be sent */
-    bool first_round;    /* one line each, before the warm-up's seconds */
-    bool stopped;        /* no further line may be sent, or none yet */
+    uint64_t measured_count; /* of those in flight, the measured ones */
+    uint64_t warmup;         /* lines before the measured ones, if known */
+    uint64_t total;          /* lines to be sent, warm-up and all, if known */
+    uint64_t start_ns;       /* of the warm-up */
+    uint64_t measure_ns;     /* when that is over; 0: it is not yet */
+    uint64_t end_ns;         /* of the measured time, if plan->seconds says */
+    uint64_t last_ns;        /* the last measured reply */
+    uint64_t in_window;      /* right replies from measure_ns to end_ns */
+    uint64_t released;       /* open loop: lines that are due, in all */
+    uint64_t waiting;        /* of those, not yet sent, on open connections */
+    uint32_t turn;           /* one by one: whose line it is */
+    bool granted;            /* and that it may be sent */
+    bool first_round;        /* one line each, before the warm-up's seconds */
+    bool stopped;            /* no further line may be sent, or none yet */
     bool window_over;
     bool out_of_memory;
     bool stdin_ended;
@@ -212,7 +213,10 @@ static void enter_line(struct driver *driver, struct connection *connection,
         if (driver->outcome->sent == driver->warmup) {
             begin_measuring(driver, now);
         }
-        line->measured = driver->measure_ns != 0;
+        line->measured = driver->measure_ns != 0 && now < driver->end_ns;
+    }
+    if (line->measured) {
+        driver->measured_count++;
     }
     driver->granted = false;
     connection->next++;
@@ -228,6 +232,15 @@ static void note_lateness(struct driver *driver, const struct in_flight *line)
     driver->outcome->late_sum += late;
     if (late > driver->outcome->late_max) {
         driver->outcome->late_max = late;
+    }
+}
+
+/* A line is in flight no longer. */
+static void leave_flight(struct driver *driver, const struct in_flight *line)
+{
+    driver->in_flight_count--;
+    if (line->measured) {
+        driver->measured_count--;
     }
 }
 
@@ -259,12 +272,13 @@ static void lose_connection(struct driver *driver,
         count_failure(driver, failure);
     }
     for (uint64_t i = connection->next; i > connection->head; i--) {
-        if (slot(driver, connection, i - 1)->answered) {
+        const struct in_flight *line = slot(driver, connection, i - 1);
+        if (line->answered) {
             later_answered = true;
             continue;
         }
         count_failure(driver, later_answered ? FAILED_DROPPED : failure);
-        driver->in_flight_count--;
+        leave_flight(driver, line);
     }
     connection->head = connection->next;
     close_connection(driver, connection);
@@ -323,11 +337,6 @@ static void send_lines(struct driver *driver, struct connection *connection)
             break;
         }
         uint64_t now = clock_ns();
-        if (now >= driver->end_ns && driver->plan->rate <= 0 &&
-            connection->tail == 0) {
-            driver->stopped = true;
-            break;
-        }
         ssize_t sent = send(connection->fd, driver->out + begin, end - begin,
                             MSG_NOSIGNAL);
         if (sent >= 0) {
@@ -381,8 +390,9 @@ static void count_reason(struct outcome *outcome, const char *reason,
 static void settle(struct driver *driver, struct connection *connection,
                    uint64_t number)
 {
-    driver->in_flight_count--;
-    slot(driver, connection, number)->answered = true;
+    struct in_flight *line = slot(driver, connection, number);
+    leave_flight(driver, line);
+    line->answered = true;
     if (number != connection->head) {
         connection->early++;
         return;
@@ -412,23 +422,24 @@ static void take_right(struct driver *driver, struct connection *connection,
 {
     const struct in_flight *line = slot(driver, connection, number);
     struct sample sample = {
-        .start_ns = line->from_ns - driver->measure_ns,
+        .start_ns = (int64_t)line->from_ns - (int64_t)driver->measure_ns,
         .latency_ns = now - line->from_ns,
         .connection = index_of(driver, connection),
+        .measured = line->measured,
     };
+    bool begun = driver->measure_ns != 0 && now >= driver->measure_ns;
     if (overtaken(driver, connection, number)) {
         count_failure(driver, FAILED_REORDERED);
     } else {
         driver->outcome->right++;
-        if (driver->measure_ns != 0 && now >= driver->measure_ns &&
-            now < driver->end_ns) {
+        if (begun && now < driver->end_ns) {
             driver->in_window++;
         }
         if (line->measured) {
             driver->last_ns = now;
-            if (!samples_add(&driver->outcome->samples, sample)) {
-                driver->out_of_memory = true;
-            }
+        }
+        if (begun && !samples_add(&driver->outcome->samples, sample)) {
+            driver->out_of_memory = true;
         }
     }
     settle(driver, connection, number);
@@ -839,8 +850,16 @@ static uint64_t keep_time(struct driver *driver)
         if (now >= driver->end_ns) {
             take_usage(&driver->usage_after);
             driver->window_over = true;
-            driver->stopped = plan->rate <= 0;
         }
+    }
+    /*
+     * A closed loop goes on until the last of the measured lines has its
+     * reply: with fewer and fewer lines beside them the slow ones would look
+     * faster than they are.
+     */
+    if (driver->window_over && plan->rate <= 0 &&
+        driver->measured_count == 0) {
+        driver->stopped = true;
     }
     return next;
 }
@@ -1077,6 +1096,7 @@ static void conclude(const struct driver *driver)
     if (driver->measure_ns == 0) {
         return;
     }
+    outcome->began_ns = driver->measure_ns;
     if (driver->window_over) {
         outcome->seconds = plan->seconds;
         outcome->rate = (double)driver->in_window / outcome->seconds;
@@ -1090,7 +1110,7 @@ static void conclude(const struct driver *driver)
         if (outcome->seconds < schedule) {
             outcome->seconds = schedule;
         }
-        outcome->rate = (double)outcome->samples.count / outcome->seconds;
+        outcome->rate = (double)outcome->samples.measured / outcome->seconds;
     }
     outcome->cpu_user = cpu_seconds(driver->usage_before.ru_utime,
                                     driver->usage_after.ru_utime);

@@ -66,8 +66,9 @@ struct outcome {
     uint64_t failures[FAILURES];
     int connect_errno; /* of the first connection that failed */
     struct samples samples;
-    double seconds; /* that were measured */
-    double rate;    /* right replies per second in them */
+    uint64_t began_ns; /* when the measured time did, on CLOCK_MONOTONIC */
+    double seconds;    /* that were measured */
+    double rate;       /* right replies per second in them */
     double cpu_user;
     double cpu_sys;   /* both of this process, in those seconds */
     uint64_t on_time; /* open loop: lines that waited for nothing but us */

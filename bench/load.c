@@ -73,14 +73,22 @@ static const char USAGE[] =
     "of the latencies that it caused.\n"
     "\n"
     "With -d, latencies are of lines sent within the time, the requests per\n"
-    "second of replies within it; with -n both are of all lines. Percentiles\n"
-    "are samples (nearest rank), none is estimated. Throughput x mean "
-    "latency\n"
-    "is the number of lines in flight (Little's law): 'concurrency' puts it\n"
-    "in proportion to connections x lines in flight, and a closed loop that\n"
-    "ran long enough has 1.00 there. A samples file has one line of text for\n"
-    "each right reply: start in seconds, latency in microseconds, "
-    "connection.\n"
+    "second of replies within it; a closed loop goes on, unmeasured, until "
+    "the\n"
+    "last of those lines has its reply, as fewer lines would be answered "
+    "sooner.\n"
+    "With -n both are of all lines. Percentiles are samples (nearest rank), "
+    "none\n"
+    "is estimated. Throughput x mean latency is the number of lines in "
+    "flight\n"
+    "(Little's law): 'concurrency' puts it in proportion to connections x "
+    "lines\n"
+    "in flight, and a closed loop that ran long enough has 1.00 there. A "
+    "samples\n"
+    "file has one line of text for each right reply since the measured time\n"
+    "began: start in seconds from there, latency in microseconds, "
+    "connection,\n"
+    "and 1 for a measured line or 0.\n"
     "\n"
     "Lines are CCCCCC-SSSSSSSSS (connection, number) and letters. A run "
     "fails\n"
@@ -385,7 +393,7 @@ static void print_report(const struct plan *plan,
 {
     const struct latency *latency = &figures->latency;
     printf("requests    %zu in %.3f s: %.1f per second\n",
-           outcome->samples.count, outcome->seconds, outcome->rate);
+           outcome->samples.measured, outcome->seconds, outcome->rate);
     printf("latency us  mean %.1f, p50 %.1f, p90 %.1f, p99 %.1f, "
            "p99.9 %.1f, max %.1f\n",
            latency->mean_ns / 1e3, us(latency->p50_ns), us(latency->p90_ns),
@@ -453,14 +461,16 @@ static void write_json(FILE *file, const struct plan *plan,
             plan->rate > 0 ? "open" : "closed", plan->rate);
     fprintf(file,
             "  \"requests\": %zu,\n"
+            "  \"began_ns\": %" PRIu64 ",\n"
             "  \"seconds\": %.6f,\n"
             "  \"requests_per_second\": %.3f,\n"
             "  \"latency_us\": {\"mean\": %.3f, \"p50\": %.3f, "
             "\"p90\": %.3f, \"p99\": %.3f, \"p99.9\": %.3f, "
             "\"max\": %.3f},\n",
-            outcome->samples.count, outcome->seconds, outcome->rate,
-            latency->mean_ns / 1e3, us(latency->p50_ns), us(latency->p90_ns),
-            us(latency->p99_ns), us(latency->p999_ns), us(latency->max_ns));
+            outcome->samples.measured, outcome->began_ns, outcome->seconds,
+            outcome->rate, latency->mean_ns / 1e3, us(latency->p50_ns),
+            us(latency->p90_ns), us(latency->p99_ns), us(latency->p999_ns),
+            us(latency->max_ns));
     fprintf(file,
             "  \"concurrency\": %.6f,\n"
             "  \"cpu_user\": %.6f,\n"

@@ -32,7 +32,10 @@ bool samples_add(struct samples *samples, struct sample sample)
     }
     samples->chunks[samples->count / CHUNK][samples->count % CHUNK] = sample;
     samples->count++;
-    samples->sum_ns += sample.latency_ns;
+    if (sample.measured) {
+        samples->measured++;
+        samples->sum_ns += sample.latency_ns;
+    }
     return true;
 }
 
@@ -55,38 +58,42 @@ static uint64_t percentile(const uint64_t *sorted, size_t count,
 bool samples_latency(const struct samples *samples, struct latency *latency)
 {
     *latency = (struct latency){0};
-    if (samples->count == 0) {
+    if (samples->measured == 0) {
         return true;
     }
-    uint64_t *sorted = calloc(samples->count, sizeof(*sorted));
+    uint64_t *sorted = calloc(samples->measured, sizeof(*sorted));
     if (sorted == NULL) {
         return false;
     }
+    size_t count = 0;
     for (size_t i = 0; i < samples->count; i++) {
-        sorted[i] = sample_at(samples, i)->latency_ns;
+        const struct sample *sample = sample_at(samples, i);
+        if (sample->measured) {
+            sorted[count++] = sample->latency_ns;
+        }
     }
-    qsort(sorted, samples->count, sizeof(*sorted), compare);
-    latency->mean_ns = (double)samples->sum_ns / (double)samples->count;
-    latency->p50_ns = percentile(sorted, samples->count, 500);
-    latency->p90_ns = percentile(sorted, samples->count, 900);
-    latency->p99_ns = percentile(sorted, samples->count, 990);
-    latency->p999_ns = percentile(sorted, samples->count, 999);
-    latency->max_ns = sorted[samples->count - 1];
+    qsort(sorted, count, sizeof(*sorted), compare);
+    latency->mean_ns = (double)samples->sum_ns / (double)count;
+    latency->p50_ns = percentile(sorted, count, 500);
+    latency->p90_ns = percentile(sorted, count, 900);
+    latency->p99_ns = percentile(sorted, count, 990);
+    latency->p999_ns = percentile(sorted, count, 999);
+    latency->max_ns = sorted[count - 1];
     free(sorted);
     return true;
 }
 
 bool samples_write(const struct samples *samples, FILE *file)
 {
-    if (fputs("# start_s latency_us connection\n", file) == EOF) {
+    if (fputs("# start_s latency_us connection measured\n", file) == EOF) {
         return false;
     }
     for (size_t i = 0; i < samples->count; i++) {
         const struct sample *sample = sample_at(samples, i);
-        if (fprintf(file, "%.6f %.3f %" PRIu32 "\n",
+        if (fprintf(file, "%.6f %.3f %" PRIu32 " %d\n",
                     (double)sample->start_ns / 1e9,
-                    (double)sample->latency_ns / 1e3,
-                    sample->connection) < 0) {
+                    (double)sample->latency_ns / 1e3, sample->connection,
+                    sample->measured) < 0) {
             return false;
         }
     }

@@ -12,9 +12,10 @@
 #include <stdio.h>
 
 struct sample {
-    uint64_t start_ns;   /* after the measured time began */
+    int64_t start_ns;    /* from the beginning of the measured time */
     uint64_t latency_ns; /* from there to the reply's last byte */
     uint32_t connection;
+    bool measured; /* sent within that time; else it is in no figure */
 };
 
 /* All zero is empty. */
@@ -22,10 +23,11 @@ struct samples {
     struct sample **chunks;
     size_t chunk_count;
     size_t count;
-    uint64_t sum_ns;
+    size_t measured; /* of those */
+    uint64_t sum_ns; /* latencies of the measured ones */
 };
 
-/* All zero when there is no sample. */
+/* All zero when no sample is a measured one. */
 struct latency {
     double mean_ns;
     uint64_t p50_ns;
@@ -39,7 +41,7 @@ struct latency {
 bool samples_add(struct samples *samples, struct sample sample);
 
 /*
- * Sort a copy of the latencies for *latency. A percentile is the smallest
+ * Sort the measured latencies for *latency. A percentile is the smallest
  * sample that so many percent of them do not exceed (the nearest rank), never
  * an interpolation. False when memory is short.
  */
@@ -47,8 +49,8 @@ bool samples_latency(const struct samples *samples, struct latency *latency);
 
 /*
  * Write them as text, one line each in the order of the replies: the start in
- * seconds, the latency in microseconds, the connection. False when a write
- * failed, errno then says why.
+ * seconds, the latency in microseconds, the connection, and 1 if it was
+ * measured or 0. False when a write failed, errno then says why.
  */
 bool samples_write(const struct samples *samples, FILE *file);
 

@@ -146,9 +146,14 @@ START_TEST(test_percentiles_are_nearest_ranks)
     size_t count = COUNTS[_i];
     /* 1 to count, in another order: 7919 is a prime. */
     for (size_t i = 0; i < count; i++) {
-        struct sample sample = {.latency_ns = i * 7919 % count + 1};
+        struct sample sample = {.latency_ns = i * 7919 % count + 1,
+                                .measured = true};
+        struct sample other = {.latency_ns = 1000000 + i};
         ck_assert(samples_add(&samples, sample));
+        ck_assert(samples_add(&samples, other));
     }
+    ck_assert_uint_eq(samples.count, 2 * count);
+    ck_assert_uint_eq(samples.measured, count);
     ck_assert(samples_latency(&samples, &latency));
     ck_assert_uint_eq(latency.p50_ns, rank_by_counting(count, 500));
     ck_assert_uint_eq(latency.p90_ns, rank_by_counting(count, 900));

@@ -24,7 +24,7 @@
  * connections one after the other and blocks, for a bounded time.
  */
 
-enum { MAX_TEXT = 64 * 1024 };
+enum { MAX_TEXT = 64 * 1024, MEASURED_MS = 100 };
 
 struct script {
     int listener;
@@ -137,6 +137,36 @@ static void end_script(struct script *script)
 /*
  * What load says.
  */
+
+/* A line of the file that --samples names. */
+struct sample {
+    double start_s;
+    double latency_us;
+    int connection;
+    bool measured;
+};
+
+/* Reads a file of samples. Returns how many there are. */
+static int read_samples(FILE *file, struct sample *samples, int max)
+{
+    char text[256];
+    int count = 0;
+    ck_assert_ptr_nonnull(fgets(text, sizeof(text), file));
+    ck_assert_str_eq(text, "# start_s latency_us connection measured\n");
+    while (fgets(text, sizeof(text), file) != NULL) {
+        char *end = NULL;
+        ck_assert_int_lt(count, max);
+        struct sample *sample = &samples[count++];
+        sample->start_s = strtod(text, &end);
+        sample->latency_us = strtod(end, &end);
+        sample->connection = (int)strtol(end, &end, 10);
+        long measured = strtol(end, &end, 10);
+        ck_assert(measured == 0 || measured == 1);
+        sample->measured = measured == 1;
+        ck_assert_int_eq(*end, '\n');
+    }
+    return count;
+}
 
 /* Returns the number behind "key": in JSON; fails if there is none. */
 static double figure(const char *json, const char *key)
@@ -857,21 +887,12 @@ START_TEST(test_warmup_is_not_counted)
 }
 END_TEST
 
-/*
- * Answers one of two clients, and the other only when the first has had time
- * to send again: if it has, wrongly.
- */
-static void *serve_one_late(void *arg)
+/* Answers whatever else comes from two clients, until both have closed. */
+static void echo_the_rest_of_two(const int fds[])
 {
     char line[MAX_TEXT];
-    int fds[] = {next_client(arg), next_client(arg)};
     struct pollfd ready[] = {{.fd = fds[0], .events = POLLIN},
                              {.fd = fds[1], .events = POLLIN}};
-    echo_some(fds[0], 1);
-    bool again = poll(ready, 1, 200) != 0;
-    if (hear(fds[1], line)) {
-        again ? say(fds[1], "echo: too soon\n") : echo(fds[1], line);
-    }
     for (int open = 2; open > 0;) {
         ck_assert_int_gt(poll(ready, 2, PATIENCE_MS), 0);
         for (int i = 0; i < 2; i++) {
@@ -887,6 +908,23 @@ static void *serve_one_late(void *arg)
             }
         }
     }
+}
+
+/*
+ * Answers one of two clients, and the other only when the first has had time
+ * to send again: if it has, wrongly.
+ */
+static void *serve_one_late(void *arg)
+{
+    char line[MAX_TEXT];
+    int fds[] = {next_client(arg), next_client(arg)};
+    struct pollfd ready = {.fd = fds[0], .events = POLLIN};
+    echo_some(fds[0], 1);
+    bool again = poll(&ready, 1, 200) != 0;
+    if (hear(fds[1], line)) {
+        again ? say(fds[1], "echo: too soon\n") : echo(fds[1], line);
+    }
+    echo_the_rest_of_two(fds);
     return NULL;
 }
 
@@ -896,6 +934,67 @@ START_TEST(test_seconds_of_warmup_begin_when_each_connection_is_served)
         run_against(serve_one_late, "-c 2 -n 30 --warmup 0.05s");
     check_failures(load, NULL, 0);
     ck_assert_int_eq((int)figure(load->out, "requests"), 30);
+    command_free(load);
+}
+END_TEST
+
+/*
+ * Answers one of two clients at once, whatever it sends, and the other's first
+ * line only when the measured time has been over for long: wrongly if the
+ * first has stopped sending by then.
+ */
+static void *serve_one_slowly(void *arg)
+{
+    char line[MAX_TEXT];
+    char slow[MAX_TEXT];
+    int fds[] = {next_client(arg), next_client(arg)};
+    struct pollfd ready = {.fd = fds[1], .events = POLLIN};
+    bool asked = hear(fds[0], slow);
+    long long end = now_ms() + 4 * MEASURED_MS;
+    while (now_ms() < end && poll(&ready, 1, 2 * MEASURED_MS) == 1 &&
+           hear(fds[1], line)) {
+        let_pass(1);
+        echo(fds[1], line);
+    }
+    if (asked) {
+        now_ms() < end ? say(fds[0], "echo: alone\n") : echo(fds[0], slow);
+    }
+    echo_the_rest_of_two(fds);
+    return NULL;
+}
+
+/* Slow lines have company until their end, which is in no figure. */
+START_TEST(test_closed_loop_goes_on_until_measured_lines_are_answered)
+{
+    enum { MAX_SAMPLES = 4096 };
+    static struct sample samples[MAX_SAMPLES];
+    char path[] = "/tmp/test_load.XXXXXX";
+    char options[80];
+    int measured = 0;
+    int late = 0;
+    int fd = mkstemp(path);
+    ck_assert_int_ge(fd, 0);
+    (void)snprintf(options, sizeof(options), "-c 2 -d %g --samples %s",
+                   MEASURED_MS / 1e3, path);
+    struct command *load = run_against(serve_one_slowly, options);
+    check_failures(load, NULL, 0);
+
+    FILE *file = fdopen(fd, "r");
+    ck_assert_ptr_nonnull(file);
+    int count = read_samples(file, samples, MAX_SAMPLES);
+    ck_assert_int_eq(fclose(file), 0);
+    ck_assert_int_eq(unlink(path), 0);
+    for (int i = 0; i < count; i++) {
+        bool in_time = samples[i].start_s < MEASURED_MS / 1e3;
+        ck_assert_int_eq(samples[i].measured, in_time);
+        measured += samples[i].measured;
+        late += !in_time;
+    }
+    ck_assert_int_gt(late, 0);
+    ck_assert_int_eq((int)figure(load->out, "requests"), measured);
+    ck_assert_double_ge(figure(load->out, "max"), 3e3 * MEASURED_MS);
+    ck_assert_double_eq_tol(figure(load->out, "seconds"), MEASURED_MS / 1e3,
+                            1e-6);
     command_free(load);
 }
 END_TEST
@@ -990,27 +1089,6 @@ static int compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Reads a file of samples. Returns how many there are. */
-static int read_samples(FILE *file, double *latencies_us, int max)
-{
-    char text[256];
-    double last_start = 0;
-    int count = 0;
-    ck_assert_ptr_nonnull(fgets(text, sizeof(text), file));
-    ck_assert_str_eq(text, "# start_s latency_us connection\n");
-    while (fgets(text, sizeof(text), file) != NULL) {
-        char *end = NULL;
-        double start = strtod(text, &end);
-        ck_assert_int_lt(count, max);
-        latencies_us[count++] = strtod(end, &end);
-        ck_assert_int_eq((int)strtol(end, &end, 10), 0);
-        ck_assert_int_eq(*end, '\n');
-        ck_assert_double_ge(start, last_start);
-        last_start = start;
-    }
-    return count;
-}
-
 /* The file has every sample, and the figures follow from it. */
 START_TEST(test_figures_follow_from_the_samples)
 {
@@ -1023,6 +1101,7 @@ START_TEST(test_figures_follow_from_the_samples)
     };
     char path[] = "/tmp/test_load.XXXXXX";
     char options[64];
+    struct sample samples[REQUESTS];
     double latencies[REQUESTS];
     double sum = 0;
     int fd = mkstemp(path);
@@ -1034,10 +1113,17 @@ START_TEST(test_figures_follow_from_the_samples)
 
     FILE *file = fdopen(fd, "r");
     ck_assert_ptr_nonnull(file);
-    ck_assert_int_eq(read_samples(file, latencies, REQUESTS), REQUESTS);
+    ck_assert_int_eq(read_samples(file, samples, REQUESTS), REQUESTS);
     ck_assert_int_eq(fclose(file), 0);
     ck_assert_int_eq(unlink(path), 0);
 
+    for (int i = 0; i < REQUESTS; i++) {
+        ck_assert_int_eq(samples[i].connection, 0);
+        ck_assert(samples[i].measured);
+        ck_assert_double_ge(samples[i].start_s,
+                            i > 0 ? samples[i - 1].start_s : 0);
+        latencies[i] = samples[i].latency_us;
+    }
     qsort(latencies, REQUESTS, sizeof(latencies[0]), compare);
     for (int i = 0; i < COUNT(PERCENTILES); i++) {
         ck_assert_double_eq_tol(figure(load->out, PERCENTILES[i].key),
@@ -1234,6 +1320,8 @@ static Suite *load_suite(void)
     tcase_add_test(
         figures, test_seconds_of_warmup_begin_when_each_connection_is_served);
     tcase_add_loop_test(figures, test_closed_loop_obeys_littles_law, 0, 3);
+    tcase_add_test(figures,
+                   test_closed_loop_goes_on_until_measured_lines_are_answered);
     tcase_add_test(figures, test_open_loop_does_not_hide_a_stall);
     tcase_add_test(figures, test_open_loop_keeps_its_rate);
     tcase_add_test(figures, test_open_loop_ends_when_overrun);

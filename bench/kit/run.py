@@ -120,7 +120,7 @@ class Load:
         self.messages = ""
 
     def await_hold(self, patience, watched):
-        """When all replies were in, in ns; None if it ended or it is over.
+        """Whether all replies came in; False if it ended or time is up.
 
         watched are the programs without which there is nothing to wait for.
         """
@@ -128,18 +128,17 @@ class Load:
         limit = time.monotonic() + patience
         while time.monotonic() < limit:
             ready = select.select([stream], [], [], 0.2)[0]
-            now = time.monotonic_ns()
             if ready:
                 data = os.read(stream.fileno(), 65536)
                 if not data:
-                    return None
+                    return False
                 self.messages += data.decode("utf-8", "replace")
                 if "holding" in self.messages:
-                    return now
+                    return True
             if any(program.ended() for program in watched):
                 # what depends on it fails now; let the load say how
                 limit = min(limit, time.monotonic() + 2)
-        return None
+        return False
 
     def finish(self, patience=60):
         """Let it close its connections; its figures, or None."""
@@ -233,8 +232,8 @@ def drive(settings, plan, row, programs, port):
     monitor.load = load.program.pid
     monitor.start()
     try:
-        held_ns = load.await_hold(settings.duration + settings.warmup + 60,
-                                  programs)
+        held = load.await_hold(settings.duration + settings.warmup + 60,
+                               programs)
     finally:
         monitor.stop()
     after = processes.counters(server.pid)
@@ -252,13 +251,12 @@ def drive(settings, plan, row, programs, port):
     row["samples"] = keep_samples(settings, plan, row, raw, figures)
     take_figures(plan, row, figures)
     check_replies(row, figures)
-    if held_ns is None or dead:
+    if not held or dead:
         if not row["why"]:
             row["why"].append("the load did not come to its end")
         return
     take_counters(plan, row, figures, before, after)
-    take_window(settings, row, raw, held_ns, monitor.readings,
-                (before, after))
+    take_window(row, raw, figures, monitor.readings, (before, after))
     check_laws(row)
 
 
@@ -267,10 +265,9 @@ def keep_samples(settings, plan, row, raw, figures):
     name = (f"samples/{row['run']:04d}-{plan.contender.file_name()}-"
             f"{plan.concurrency}-{plan.delay_ms:g}ms.txt.gz")
     with open(raw, "rb") as source:
-        lines = sum(block.count(b"\n") for block in
-                    iter(lambda: source.read(1 << 20), b"")) - 1
-        if lines != figures["requests"] and figures["right"]:
-            row["why"].append(f"{lines} samples of {figures['requests']} "
+        measured = sum(line.endswith(b" 1\n") for line in source)
+        if measured != figures["requests"] and figures["right"]:
+            row["why"].append(f"{measured} samples of {figures['requests']} "
                               f"requests")
         source.seek(0)
         try:
@@ -322,36 +319,25 @@ def take_counters(plan, row, figures, before, after):
     row["processes"] = after.processes
 
 
-def take_window(settings, row, raw, held_ns, readings, ends):
+def take_window(row, raw, figures, readings, ends):
     """CPU per request, between two readings within the measured time."""
-    starts = []
-    completions = []
-    slowest = 0
+    zero = figures["began_ns"]
+    replies = []  # when each came, those to lines of the warm-up too
     with open(raw, encoding="ascii") as file:
         for line in file:
-            if line[0] == "#":
-                continue
-            start, latency, _ = line.split()
-            latency = float(latency) * 1e3
-            starts.append(float(start) * 1e9)
-            completions.append(starts[-1] + latency)
-            slowest = max(slowest, latency)
-    if not completions:
-        return
-    completions.sort()
-    # the load said that it holds when the last reply was in
-    zero = held_ns - completions[-1]
-    span = settings.duration * 1e9
-    # before this the replies are partly to lines of the warm-up
-    first = zero + min(max(span * 0.05, slowest), span / 2)
+            if line[0] != "#":
+                start, latency, _, _ = line.split()
+                replies.append(zero + float(start) * 1e9 +
+                               float(latency) * 1e3)
+    replies.sort()
     inside = [reading for reading in readings
-              if first <= reading[0] <= zero + span]
+              if 0 <= reading[0] - zero <= figures["seconds"] * 1e9]
     if len(inside) < 2:
         row["why"].append("too few readings of the CPU clocks")
         return
     begin, end = inside[0], inside[-1]
-    requests = (bisect.bisect_right(completions, end[0] - zero) -
-                bisect.bisect_right(completions, begin[0] - zero))
+    requests = (bisect.bisect_right(replies, end[0]) -
+                bisect.bisect_right(replies, begin[0]))
     seconds = (end[0] - begin[0]) / 1e9
     if requests == 0:
         row["why"].append("no reply between two readings")
@@ -484,8 +470,8 @@ def trace(settings, strace, server, port, concurrency, lines):
         try:
             tracer.process.wait(10)
         except subprocess.TimeoutExpired:
-            held = None
-        if held is None:
+            held = False
+        if not held:
             load.program.stop(patience=0)
             return None
         figures = load.finish()
