@@ -24,6 +24,7 @@ VERSIONS = {
     "go": ["go", "version"],
     "gnuplot": ["gnuplot", "--version"],
     "strace": ["strace", "--version"],
+    "perf": ["perf", "--version"],
 }
 
 SYSCTLS = (

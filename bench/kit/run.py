@@ -9,7 +9,6 @@ import os
 import re
 import select
 import shutil
-import signal
 import subprocess
 import threading
 import time
@@ -37,8 +36,6 @@ LITTLES_LAW = "Little's law"
 LITTLES_LAW_TOLERANCE = 0.05
 KIT_LIMIT_CORES = 0.9  # each part of the kit has one thread
 PROBE = b"is anybody there"
-TRACED_LINES = (5, 25)  # a connection's, in the two runs
-TRACE_PATIENCE = 10  # under a tracer some servers hardly move
 START_PATIENCE = 30  # seconds for an interpreter to load what it imports
 
 
@@ -413,84 +410,3 @@ def check_summary(server, row):
                               f"the client {mine}")
     if counted.get("errors"):
         row["why"].append(f"the server counted {counted['errors']} errors")
-
-
-def count_system_calls(settings, plan):
-    """System calls of a request, by strace in a run of its own, or None.
-
-    Counted over few and over more lines on as many connections: what the
-    connections themselves take is in both, and not in the difference.
-    """
-    strace = shutil.which("strace")
-    if not strace:
-        return None
-    upstream = Program(
-        [settings.program("upstream"), "--listen", "127.0.0.1:0", "--delay",
-         f"{plan.delay_ms:g}"], settings.log("upstream"))
-    server = None
-    try:
-        upstream_port = processes.wait_for_port(upstream, "upstream")
-        port = processes.free_port()
-        server, problem = start_server(settings, plan.contender, port,
-                                       upstream_port)
-        if problem:
-            return None
-        counts = []
-        for each in TRACED_LINES:
-            traced = trace(settings, strace, server, port, plan.concurrency,
-                           each * plan.concurrency)
-            if traced is None:
-                return None
-            counts.append(traced)
-        (few_calls, few), (more_calls, more) = counts
-        return (more_calls - few_calls) / (more - few)
-    finally:
-        if server:
-            server.stop()
-        upstream.stop()
-
-
-def trace(settings, strace, server, port, concurrency, lines):
-    """Calls of a server that is asked so many lines, and replies; or None."""
-    report = os.path.join(settings.work, "system-calls")
-    pids = processes.session_members(server.pid)
-    tracer = Program(
-        [strace, "--follow-forks", "--summary-only", "--output", report,
-         "--summary-columns=calls,name"] + [f"--attach={pid}"
-                                            for pid in pids],
-        settings.log("strace"))
-    try:
-        if not attached(tracer, pids):
-            return None
-        load = Load(settings, port, concurrency, ["--requests", str(lines)],
-                    "/dev/null")
-        held = load.await_hold(TRACE_PATIENCE, (server, tracer))
-        # let go before the connections close
-        tracer.process.send_signal(signal.SIGINT)
-        try:
-            tracer.process.wait(10)
-        except subprocess.TimeoutExpired:
-            held = False
-        if not held:
-            load.program.stop(patience=0)
-            return None
-        figures = load.finish()
-        if not figures or not figures["right"]:
-            return None
-        with open(report, encoding="utf-8") as file:
-            total = re.search(r"^\s*(\d+)\s+total$", file.read(), re.M)
-        return (int(total.group(1)), figures["replies"]) if total else None
-    finally:
-        tracer.stop(patience=2)
-
-
-def attached(tracer, pids):
-    """Whether strace traces all of these, waiting until it does."""
-    limit = time.monotonic() + 10
-    while time.monotonic() < limit and not tracer.ended():
-        traced = [processes.read_status(f"/proc/{pid}/status")
-                  .get("TracerPid") == tracer.pid for pid in pids]
-        if all(traced):
-            return True
-        time.sleep(0.02)
-    return False

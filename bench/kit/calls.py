@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: MIT
+"""System calls of a request: by perf, or where that may not look, strace."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+from . import processes
+from .processes import Program
+from .run import Load, start_server
+
+EVENT = "raw_syscalls:sys_enter"
+PERF = ["perf", "stat", "--event", EVENT, "--field-separator", ","]
+TRIES = 3
+LOAD_PATIENCE = 60
+TRACE_PATIENCE = 10  # under strace some servers hardly move
+MOST_TRACED = 100  # connections, with it
+
+
+def tracer_name():
+    """What can count here: perf, strace, or None."""
+    if shutil.which("perf"):
+        done = subprocess.run([*PERF, "true"], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode == 0 and re.match(r"\s*\d+,", done.stderr):
+            return "perf"
+    return "strace" if shutil.which("strace") else None
+
+
+def count(settings, tracer, contender, concurrency, delay_ms):
+    """System calls of a request, in a run of its own, or None.
+
+    Counted over few and over more lines on as many connections: what the
+    connections themselves take is in both, and not in the difference. Before
+    that as many lines come uncounted, to which the server opens the upstream
+    connections that it keeps.
+    """
+    if tracer == "strace" and concurrency > MOST_TRACED:
+        return None
+    trace = {"perf": by_perf, "strace": by_strace}[tracer]
+    more = 20 if tracer == "strace" else max(5, min(100, 2000 // concurrency))
+    upstream = Program(
+        [settings.program("upstream"), "--listen", "127.0.0.1:0", "--delay",
+         f"{delay_ms:g}"], settings.log("upstream"))
+    server = None
+    try:
+        upstream_port = processes.wait_for_port(upstream, "upstream")
+        port = processes.free_port()
+        server, problem = start_server(settings, contender, port,
+                                       upstream_port)
+        if problem:
+            return None
+        counts = []
+        for lines in (2, 2, 2 + more):
+            # a process that is about to end may be gone before it is traced
+            traced = (trace(settings, server, port, concurrency,
+                            lines * concurrency) for _ in range(TRIES))
+            counts.append(next((each for each in traced
+                                if each is not None), None))
+            if counts[-1] is None:
+                return None
+        return (counts[2] - counts[1]) / (more * concurrency)
+    finally:
+        if server:
+            server.stop()
+        upstream.stop()
+
+
+def by_perf(settings, server, port, concurrency, lines):
+    """Calls of a server that is asked so many lines, or None.
+
+    perf starts the load once it counts, and ends with it.
+    """
+    report = os.path.join(settings.work, "system-calls")
+    figures = os.path.join(settings.work, "system-calls.json")
+    pids = ",".join(map(str, processes.session_members(server.pid)))
+    perf = Program(
+        [*PERF, "--output", report, "--pid", pids, "--",
+         settings.program("load"), "--connect", f"127.0.0.1:{port}",
+         "--connections", str(concurrency), "--requests", str(lines),
+         "--timeout", "20", "--json", figures],
+        settings.log("perf"))
+    try:
+        perf.process.wait(LOAD_PATIENCE)
+        with open(figures, encoding="utf-8") as file:
+            right = json.load(file)["right"]
+    except (subprocess.TimeoutExpired, OSError, ValueError):
+        return None
+    finally:
+        perf.stop(patience=0)
+    with open(report, encoding="utf-8") as file:
+        total = re.search(rf"^\s*(\d+),.*{EVENT}", file.read(), re.M)
+    return int(total.group(1)) if right and total else None
+
+
+def by_strace(settings, server, port, concurrency, lines):
+    """The same. It lets go before the connections close."""
+    report = os.path.join(settings.work, "system-calls")
+    pids = processes.session_members(server.pid)
+    tracer = Program(
+        ["strace", "--follow-forks", "--summary-only", "--output", report,
+         "--summary-columns=calls,name"] + [f"--attach={pid}"
+                                            for pid in pids],
+        settings.log("strace"))
+    try:
+        if not attached(tracer, pids):
+            return None
+        load = Load(settings, port, concurrency, ["--requests", str(lines)],
+                    "/dev/null")
+        held = load.await_hold(TRACE_PATIENCE, (server, tracer))
+        tracer.process.send_signal(signal.SIGINT)
+        try:
+            tracer.process.wait(10)
+        except subprocess.TimeoutExpired:
+            held = False
+        if not held:
+            load.program.stop(patience=0)
+            return None
+        figures = load.finish()
+        if not figures or not figures["right"]:
+            return None
+        with open(report, encoding="utf-8") as file:
+            total = re.search(r"^\s*(\d+)\s+total$", file.read(), re.M)
+        return int(total.group(1)) if total else None
+    finally:
+        tracer.stop(patience=2)
+
+
+def attached(tracer, pids):
+    """Whether strace traces all of these, waiting until it does."""
+    limit = time.monotonic() + 10
+    while time.monotonic() < limit and not tracer.ended():
+        traced = [processes.read_status(f"/proc/{pid}/status")
+                  .get("TracerPid") == tracer.pid for pid in pids]
+        if all(traced):
+            return True
+        time.sleep(0.02)
+    return False
