@@ -5,8 +5,8 @@
     bench/pool.py threads --workers 100
     bench/pool.py gevent --workers 100
 
-The same experiment as build/pool, with the same options and columns: tasks
-that sleep, handed to N workers through a queue. The pool is the documents':
+The same experiment as build/pool, with the same columns and, where they make
+sense here, the same options: tasks that sleep, handed to N workers through a queue. The pool is the documents':
 a queue of bounded length, workers that take, run and mark a task done.
 """
 
@@ -220,7 +220,7 @@ def main():
     if row["early_tasks"]:
         print(f"pool.py: {row['early_tasks']} tasks ended early",
               file=sys.stderr)
-    return 1 if row["tasks_not_run_once"] else 0
+    return 1 if row["early_tasks"] or row["tasks_not_run_once"] else 0
 
 
 if __name__ == "__main__":

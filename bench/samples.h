@@ -15,7 +15,7 @@ struct sample {
     int64_t start_ns;    /* from the beginning of the measured time */
     uint64_t latency_ns; /* from there to the reply's last byte */
     uint32_t connection;
-    bool measured; /* sent within that time; else it is in no figure */
+    bool measured; /* sent within that time; else it is no latency's */
 };
 
 /* All zero is empty. */

@@ -3,6 +3,7 @@
 """threads.py: a thread per connection, each blocking in readline, in the
 fetch and in sendall. It is server.c, under the interpreter's lock.
 Run: threads.py --listen HOST:PORT --upstream URL [--no-keepalive]
+The timeout is urlopen's: for each wait of a fetch, not for all of it.
 Keep in your head: what two threads share. Here that is nothing.
 """
 

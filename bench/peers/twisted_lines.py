@@ -26,6 +26,9 @@ class LineServer(LineReceiver):
     MAX_LENGTH = MAX_LINE + 1  # the CR counts here
     half_closed = False
 
+    def connectionMade(self):
+        self.transport.setTcpNoDelay(True)
+
     def lineReceived(self, line):
         self.take(line.removesuffix(b"\r"))
 
