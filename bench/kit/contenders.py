@@ -17,12 +17,14 @@ NEW_CONNECTIONS = "--no-keepalive"
 class Contender:
     """A server, and how its upstream connections are used."""
 
-    def __init__(self, name, model, template, connection, entry=None):
+    def __init__(self, name, model, template, connection, entry=None,
+                 directory=None):
         self.name = name
         self.model = model
         self.template = template
         self.connection = connection  # keep, new, or - where nothing is said
         self.entry = entry or {}  # of the table
+        self.directory = directory  # where it runs; None: the root
 
     @property
     def key(self):
@@ -95,26 +97,36 @@ def read_table(root, wanted):
     return found
 
 
+def check_name(name, argument):
+    """Refuse a name that a table or a file name could not hold."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9._ -]*", name):
+        raise Failure(f"{argument}: '{name}' is no name: a letter, then "
+                      "letters, digits, spaces and . _ -")
+
+
 def own_server(text):
     """A --peer argument, NAME=COMMAND."""
     name, equals, command = text.partition("=")
     name = name.strip()
-    if not equals or not name or "{port}" not in command:
+    if not equals or "{port}" not in command:
         raise Failure(f"--peer '{text}': not NAME=COMMAND with {{port}} in "
                       "the command")
+    check_name(name, f"--peer '{text}'")
     try:
         words = shlex.split(command)
     except ValueError as error:
         raise Failure(f"--peer '{text}': {error}") from error
     if not shutil.which(words[0]):
         raise Failure(f"--peer '{text}': {words[0]}: no such command")
-    return Contender(name, "own", command.strip(), "-")
+    return Contender(name, "own", command.strip(), "-",
+                     directory=os.getcwd())
 
 
 def pick(known, wanted):
     """The contenders of NAME or ALIAS=NAME."""
     alias, equals, name = wanted.partition("=")
     name = name if equals else alias
+    check_name(alias, f"--contender {wanted}")
     picked = [Contender(alias, contender.model, contender.template,
                         contender.connection, contender.entry)
               for contender in known if contender.name == name]
@@ -138,9 +150,11 @@ def choose(root, args):
                   if contender.connection != "-"]
     chosen = chosen + peers
     keys = [contender.key for contender in chosen]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise Failure(f"{key[0]} is there twice: ALIAS=NAME gives one "
+    own = [peer.name for peer in peers]
+    for name, connection in keys:
+        twice = keys.count((name, connection)) > 1
+        if twice or (connection != "-" and name in own):
+            raise Failure(f"{name} is there twice: ALIAS=NAME gives one "
                           "another name")
     return chosen, peers
 

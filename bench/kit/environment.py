@@ -72,13 +72,21 @@ def memory_mib():
 def split_cores():
     """Which cores the server and which the kit gets, None for all.
 
-    With four or more, each has its own; with fewer they would starve.
+    With four or more, each has its own; with fewer they would starve. The
+    threads of one physical core stay together.
     """
-    cores = sorted(os.sched_getaffinity(0))
+    cores = os.sched_getaffinity(0)
     if len(cores) < 4:
         return None, None
-    half = len(cores) // 2
-    return set(cores[:half]), set(cores[half:])
+
+    def place(core):
+        siblings = read(f"/sys/devices/system/cpu/cpu{core}/topology/"
+                        "thread_siblings_list") or str(core)
+        return int(re.match(r"\d+", siblings).group()), core
+
+    placed = sorted(cores, key=place)
+    half = len(placed) // 2
+    return set(placed[:half]), set(placed[half:])
 
 
 def words(cores):
@@ -111,7 +119,8 @@ def gather(root, cores):
         "kernel_build": platform.version(),
         "clock_source": read("/sys/devices/system/clocksource/clocksource0/"
                              "current_clocksource"),
-        "load_average_at_start": (read("/proc/loadavg") or "")[:14],
+        "load_average_at_start": " ".join(
+            (read("/proc/loadavg") or "").split()[:3]),
         "limits": {
             "open_files_soft": soft,
             "open_files_hard": hard,

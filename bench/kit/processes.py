@@ -116,18 +116,20 @@ class Program:
 
 def kill_session(session):
     """Kill every process of a session, and collect those that are ours."""
-    pids = session_members(session)
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    for pid in pids:
-        if pid != session:
+    limit = time.monotonic() + 10  # no signal ends a wait for a broken disk
+    while (pids := session_members(session)) and time.monotonic() < limit:
+        for pid in pids:
             try:
-                os.waitpid(pid, 0)  # adopted, see adopt_orphans
-            except ChildProcessError:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
                 pass
+        for pid in pids:
+            try:
+                # adopted, see adopt_orphans; Popen collects its own
+                os.waitid(os.P_PID, pid, os.WEXITED | (
+                    os.WNOWAIT if pid == session else 0))
+            except ChildProcessError:
+                time.sleep(0.01)  # not yet adopted
 
 
 def stop_all():
@@ -164,26 +166,33 @@ def cpu_ns(pids):
         try:
             total += time.clock_gettime_ns((~pid << 3) | CPUCLOCK_SCHED)
         except OSError:
-            pass  # it has ended; the caller compares who was there
+            pass  # it has ended, see Counters.ended_ticks
     return total
 
 
 def machine_cpu_ns():
-    """Nanoseconds that all cores together were not idle, in ticks."""
+    """Nanoseconds that all cores together were not idle, plus a constant.
+
+    What a core does is sampled by ticks, how long it is idle is measured.
+    """
     with open("/proc/stat", encoding="ascii") as file:
         fields = [int(field) for field in file.readline().split()[1:]]
-    idle = fields[3] + fields[4]
-    return (sum(fields[:8]) - idle) * (1000000000 // TICKS)
+    idle = (fields[3] + fields[4]) * (1000000000 // TICKS)
+    return time.monotonic_ns() * os.cpu_count() - idle
 
 
 Counters = collections.namedtuple(
-    "Counters", "user_ticks system_ticks voluntary involuntary memory_kib "
-    "threads processes cpu_ns")
+    "Counters", "user_ticks system_ticks ended_ticks voluntary involuntary "
+    "memory_kib threads processes")
 
 
 def counters(session):
-    """What the processes of a session have used, together."""
-    user = system = voluntary = involuntary = memory = threads = 0
+    """What the processes of a session have used, together.
+
+    ended_ticks: of their children that have ended and were waited for.
+    Switches are those of the threads that are alive.
+    """
+    user = system = ended = voluntary = involuntary = memory = threads = 0
     pids = session_members(session)
     for pid in pids:
         fields = stat_fields(pid)
@@ -191,6 +200,7 @@ def counters(session):
             continue
         user += int(fields[11])
         system += int(fields[12])
+        ended += int(fields[13]) + int(fields[14])
         try:
             tasks = os.listdir(f"/proc/{pid}/task")
         except OSError:
@@ -201,8 +211,8 @@ def counters(session):
             voluntary += status.get("voluntary_ctxt_switches", 0)
             involuntary += status.get("nonvoluntary_ctxt_switches", 0)
         memory += memory_kib(pid)
-    return Counters(user, system, voluntary, involuntary, memory, threads,
-                    len(pids), cpu_ns(pids))
+    return Counters(user, system, ended, voluntary, involuntary, memory,
+                    threads, len(pids))
 
 
 def read_status(path):

@@ -4,6 +4,7 @@
 import bisect
 import errno
 import gzip
+import itertools
 import json
 import os
 import re
@@ -54,7 +55,7 @@ class Monitor(threading.Thread):
     def run(self):
         interval = 0.1
         unchanged = 0
-        for count in range(10 ** 9):
+        for count in itertools.count():
             # Looking for processes costs more than reading their clocks:
             # once they have stayed the same, seldom.
             if unchanged < 2 or count % 10 == 0:
@@ -169,7 +170,8 @@ def start_server(settings, contender, port, upstream_port):
     """Start a contender and see that it answers."""
     command = contender.command(port, upstream_port)
     server = Program(command, settings.log("server"),
-                     cores=settings.server_cores, cwd=settings.root)
+                     cores=settings.server_cores,
+                     cwd=contender.directory or settings.root)
     limit = time.monotonic() + START_PATIENCE
     while time.monotonic() < limit:
         if server.ended():
@@ -298,6 +300,7 @@ def take_figures(plan, row, figures):
                          max(figures["seconds"], 1e-9))
     row["client_replies"] = figures["replies"]
     row["client_connections"] = figures["connected"]
+    row["slowest_us"] = latency["max"]
 
 
 def take_counters(plan, row, figures, before, after):
@@ -312,6 +315,12 @@ def take_counters(plan, row, figures, before, after):
     if plan.concurrency >= 10:  # below that it is the allocator's whim
         row["memory_per_connection_kib"] = (
             (after.memory_kib - before.memory_kib) / plan.concurrency)
+    ended = after.ended_ticks - before.ended_ticks
+    used = (after.user_ticks + after.system_ticks -
+            before.user_ticks - before.system_ticks)
+    if ended > max(1, 0.01 * used):
+        row["why"].append("processes of the server ended during the run: "
+                          "what they used is missing")
     row["threads"] = after.threads
     row["processes"] = after.processes
 
@@ -324,6 +333,7 @@ def take_window(row, raw, figures, readings, ends):
         for line in file:
             if line[0] != "#":
                 start, latency, _, _ = line.split()
+                row["slowest_us"] = max(row["slowest_us"], float(latency))
                 replies.append(zero + float(start) * 1e9 +
                                float(latency) * 1e3)
     replies.sort()
@@ -352,8 +362,8 @@ def take_window(row, raw, figures, readings, ends):
     row["upstream_cpu_per_request_us"] = upstream / requests
     row["server_cores"] = server / 1e6 / seconds
     row["upstream_cores"] = upstream / 1e6 / seconds
-    row["other_cores"] = max(
-        (machine - server - upstream - load) / 1e6 / seconds, 0)
+    row["other_cores"] = (machine - server - upstream -
+                          load) / 1e6 / seconds
 
 
 def check_replies(row, figures):

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""Holds a server to the line protocol, by the suite in tests/."""
+
+import os
+import re
+import time
+
+from .processes import Program
+
+SUITE = os.path.join("build", "tests", "test_protocol")
+PATIENCE = 180  # seconds; a right server takes up to 10
+MORE_FAILURES = 20  # seconds that it goes on after the first
+
+
+def hold(root, contender, log):
+    """Run the suite; (whether it passed, in words how it ended, failures).
+
+    Its report is left in log, as TAP, which comes while the tests run. Soon
+    after the first failure it is stopped: a line that stays without reply
+    takes a test ten seconds, and a server that drops one drops many.
+    """
+    with open(log, "wb"):
+        pass
+    program = Program([os.path.join(root, SUITE), "--protocol"], os.devnull,
+                      cwd=contender.directory or root,
+                      env={**os.environ, "SERVER": contender.template,
+                           "CK_TAP_LOG_FILE_NAME": log})
+    limit = time.monotonic() + PATIENCE
+    failed = False
+    while not program.ended() and time.monotonic() < limit:
+        time.sleep(0.1)
+        if not failed and failures(log):
+            failed = True
+            limit = min(limit, time.monotonic() + MORE_FAILURES)
+    ending = program.ended() or "was cut short"
+    program.stop(patience=0)
+    found = failures(log)
+    return ending == "ended with status 0" and not found, ending, found
+
+
+def failures(log):
+    """The failures in a TAP report, each with the lines that go with it."""
+    with open(log, encoding="utf-8", errors="replace") as report:
+        results = re.split(r"^(?=ok |not ok |1\.\.)", report.read(),
+                           flags=re.M)
+    return [result.strip() for result in results
+            if result.startswith("not ok ")]
+
+
+def count(log):
+    """How many tests it has reported."""
+    with open(log, encoding="utf-8", errors="replace") as report:
+        return len(re.findall(r"^(?:not )?ok ", report.read(), re.M))
