@@ -44,6 +44,9 @@ POOL_TABLE = (
     ("late_max_us", "max", "µs", 0),
 )
 
+TEXT_COLUMNS = ("contender", "label", "model", "samples", "why")
+MEMORY_FROM = 100  # connections: with fewer it is how the heap grows
+
 READING = {
     "overhead": """How much longer the requests took than if nothing but the
 upstream's delay took time: total time / (delay × requests / connections), the
@@ -55,7 +58,9 @@ of threads or events. Lower is better.""",
 upstream's delay is the limit each line rises with the connections (ten times
 the connections, ten times the requests), and the servers lie on each other:
 there the chart says nothing about them. They part where CPU becomes the limit.
-Higher is better.""",
+Where the kit shares the cores with the server, that limit is what all three
+use together, and the kit’s part makes servers look more alike than they are:
+compare the CPU per request. Higher is better.""",
     "cpu": """Time that the server was on a core for one request, over all its
 threads and processes: the figure that does not depend on whether the machine
 had anything else to wait for. The solid part is user code, the pale one the
@@ -65,9 +70,9 @@ not in it.""",
     "latency": """From sending a line to its reply, of all connections: the dot
 is what half of the requests stay within, the triangle what 99 of 100 do. The
 connections send again as soon as they have a reply (a closed loop), so a
-slow server is asked less: beyond its limit, p50 is connections / throughput,
-and only the distance from dot to triangle tells how evenly it serves. Further
-left is better.""",
+slow server is asked less: beyond its limit the mean is connections /
+throughput, and only the distance from dot to triangle tells how evenly it
+serves. Further left is better.""",
     "memory": """Resident memory with all connections open and answered, less
 that of the idle server, divided by the connections. Pages that processes
 share are counted once. An interpreter's or a collector's heap grows in steps,
@@ -92,7 +97,7 @@ PAGE_STYLE = """
 --faint:#9aa4b0;--rule:#30363d;--panel:#1b2026;--good:#4cc26a;--bad:#ff7b6b;
 --mark:#1d2733}}
 *{box-sizing:border-box}
-body{margin:0 auto;max-width:1160px;padding:24px 20px 64px;
+body{margin:0 auto;max-width:1240px;padding:24px 20px 64px;
 background:var(--paper);color:var(--ink);
 font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
 h1{font-size:1.7rem;line-height:1.2;margin:.2em 0}
@@ -148,10 +153,13 @@ def read_rows(path):
                                    quoting=csv.QUOTE_NONE):
             row = {}
             for name, value in line.items():
+                row[name] = value or None
+                if name in TEXT_COLUMNS:
+                    continue
                 try:
                     row[name] = float(value)
                 except (TypeError, ValueError):
-                    row[name] = value or None
+                    pass
             rows.append(row)
     return rows
 
@@ -175,11 +183,9 @@ class Setting:
         self.rows = rows
         self.levels = sorted({int(row["concurrency"]) for row in rows})
         names = ordered(row["contender"] for row in rows)
-        self.cells = collections.defaultdict(list)
+        self.made = collections.defaultdict(list)
         for row in rows:
-            if row["valid"] == "yes":
-                self.cells[row["contender"],
-                           int(row["concurrency"])].append(row)
+            self.made[row["contender"], int(row["concurrency"])].append(row)
         self.names = sorted(names, key=self.rank)
         self.slug = f"{connection}-{delay_ms:g}ms"
 
@@ -191,8 +197,25 @@ class Setting:
                 return value
         return float("inf")
 
+    def runs(self, name, level):
+        """The valid runs; none if they are not even half of those made."""
+        made = self.made[name, level]
+        valid = [row for row in made if row["valid"] == "yes"]
+        return valid if 2 * len(valid) >= len(made) else []
+
     def value(self, name, level, column):
-        return median(self.cells[name, level], column)
+        """The median of the valid runs, or None."""
+        if column == "memory_per_connection_kib" and level < MEMORY_FROM:
+            return None
+        return median(self.runs(name, level), column)
+
+    def spread(self, name, level, column, decimals):
+        """The least and the most of the valid runs, as text."""
+        values = [row[column] for row in self.runs(name, level)
+                  if isinstance(row[column], float)]
+        if len(values) < 2:
+            return ""
+        return f"{cell(min(values), decimals)}–{cell(max(values), decimals)}"
 
     def title(self):
         delay = (f"an upstream that answers after {self.delay_ms:g} ms"
@@ -274,9 +297,9 @@ def draw_setting(setting, directory, colours):
     if groups:
         drawn.append(("latency", "Latency", charts.ranges(
             *path("latency"), groups, "milliseconds", colours)))
-    high = [level for level in setting.levels if level >= 10]
-    groups = bar_groups(setting, ("memory_per_connection_kib",), high[-1:])
-    if high and groups:
+    groups = bar_groups(setting, ("memory_per_connection_kib",),
+                        setting.levels[-1:])
+    if groups:
         drawn.append(("memory", "Memory per connection", charts.bars(
             *path("memory"), groups, ("memory",),
             "KiB per connection", colours, 1)))
@@ -315,15 +338,15 @@ def setting_table(setting):
     """Medians, a block for each number of connections."""
     parts = ['<div class="wide"><table><thead>',
              heading_row(TABLE, "server"),
-             f"<th>CPU / {BASELINE}’s</th><th>runs</th></tr></thead><tbody>"]
+             f"<th>CPU / {BASELINE}’s</th><th>CPU, least–most<br>µs</th>"
+             "<th>runs</th></tr></thead><tbody>"]
     for level in setting.levels:
-        parts.append(f'<tr class="level"><th colspan="{len(TABLE) + 3}">'
+        parts.append(f'<tr class="level"><th colspan="{len(TABLE) + 4}">'
                      f"{level:,} connection{'s' if level > 1 else ''}"
                      "</th></tr>")
         base = setting.value(BASELINE, level, "cpu_per_request_us")
         for name in setting.names:
-            rows = [row for row in setting.rows if row["contender"] == name
-                    and row["concurrency"] == level]
+            rows = setting.made[name, level]
             if not rows:
                 continue
             cells = []
@@ -341,7 +364,9 @@ def setting_table(setting):
             base_class = ' class="base"' if name == BASELINE else ""
             parts.append(
                 f"<tr{base_class}><td>{escape(name)}</td>{''.join(cells)}"
-                f"<td>{cell(ratio, 2)}</td><td{mark}>{count}</td></tr>")
+                f"<td>{cell(ratio, 2)}</td>"
+                f"<td>{setting.spread(name, level, 'cpu_per_request_us', 0)}"
+                f"</td><td{mark}>{count}</td></tr>")
     parts.append("</tbody></table></div>")
     return "\n".join(parts)
 
@@ -349,7 +374,9 @@ def setting_table(setting):
 def validity(rows):
     """What was checked, and which runs failed it."""
     bad = [row for row in rows if row["valid"] != "yes"]
-    counted = sum(row["server_requests"] is not None for row in rows)
+    counted = sum(row["server_requests"] is not None and
+                  row["server_requests"] == (row["client_replies"] or 0) + 1
+                  for row in rows)
     ratios = [row["littles_law_ratio"] for row in rows
               if isinstance(row["littles_law_ratio"], float)]
     loads = [row["load_cores"] for row in rows
@@ -410,16 +437,16 @@ def flatten(value, prefix=""):
         yield prefix.strip(), "not there" if value is None else str(value)
 
 
-def environment_section(facts):
+def environment_section(heading, facts):
     facts = dict(facts)
-    people = facts.pop("contenders", [])
-    parts = ["<h2>Where and with what</h2>",
-             facts_table(flatten(facts))]
-    if people:
+    contenders = facts.pop("contenders", [])
+    parts = [f"<h2>{heading}</h2>", facts_table(flatten(facts))]
+    if contenders:
         parts += ["<h3>Commands</h3>", facts_table(
             [(f"{each['name']} ({each['upstream_connection']})"
               if each["upstream_connection"] != "-" else each["name"],
-              f"{each['model']}: {each['command']}") for each in people])]
+              f"{each['model']}: {each['command']}")
+             for each in contenders])]
     return "\n".join(parts)
 
 
@@ -478,6 +505,14 @@ def verdict(rows):
             "checks</p>")
 
 
+def read_facts(directory, name):
+    path = os.path.join(directory, name)
+    if not os.path.exists(path):
+        return {}
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
 def write(directory):
     """Draw DIR/charts/*.svg and write DIR/report.html."""
     runs_path = os.path.join(directory, "runs.tsv")
@@ -487,13 +522,8 @@ def write(directory):
     if not rows and not pool:
         raise Failure(f"{directory} has neither runs.tsv nor pool.tsv with "
                       "rows in it")
-    facts = {}
-    for name in ("environment.json", "pool-environment.json"):
-        path = os.path.join(directory, name)
-        if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                facts = json.load(file)
-            break
+    facts = read_facts(directory, "environment.json")
+    pool_facts = read_facts(directory, "pool-environment.json")
     chart_directory = os.path.join(directory, "charts")
     os.makedirs(chart_directory, exist_ok=True)
     body = ["<h1>What a thread per connection costs</h1>"]
@@ -514,8 +544,11 @@ def write(directory):
         body += ["<h2>Why to trust it</h2>", validity(rows)]
     if pool:
         body.append(pool_section(pool, chart_directory))
-    if facts:
-        body.append(environment_section(facts))
+    if rows and facts:
+        body.append(environment_section("Where and with what", facts))
+    if pool and pool_facts:
+        body.append(environment_section(
+            "Where and with what the pools were run", pool_facts))
     page = ("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n"
             '<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, '

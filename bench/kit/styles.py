@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The table of figures in a Markdown page, between its two markers."""
 
-import json
 import os
 
 from . import report
@@ -32,31 +31,35 @@ def level_table(setting, level):
              "|---|" + "---:|" * (len(COLUMNS) + 1)]
     base = setting.value(BASELINE, level, "cpu_per_request_us")
     for name in setting.names:
-        runs = setting.cells[name, level]
-        if not runs:
-            continue  # none was valid, or it was not asked for
+        if not setting.made[name, level]:
+            continue  # it was not asked for
         cells = []
         for column, _, factor, decimals in COLUMNS:
-            value = report.median(runs, column)
+            value = setting.value(name, level, column)
             cells.append(report.cell(value and value * factor, decimals))
+            if column == "cpu_per_request_us":
+                spread = setting.spread(name, level, column, 0)
+                cells[-1] += f" ({spread})" if spread else ""
         cpu = setting.value(name, level, "cpu_per_request_us")
         cells.append(report.cell(cpu / base if cpu and base else None, 2))
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return lines + [""]
 
 
-def facts_line(rows, setting, facts):
+def facts_line(setting, facts):
     """What the medians are of; the rest is in the report."""
     mine = [row for row in setting.rows if row["valid"] == "yes"]
     dropped = len(setting.rows) - len(mine)
     if not mine:
         raise Failure("no run is valid")
-    text = f"{setting.title()}; medians."
+    text = (f"{setting.title()}; medians, of CPU in brackets the least and "
+            "the most.")
     if facts:
-        text += f" {report.summary_line(rows, facts)}."
+        text += f" {report.summary_line(setting.rows, facts)}."
     if dropped:
         text += (f" {dropped} of {len(setting.rows)} runs failed a check and "
-                 "are left out.")
+                 f"{'is' if dropped == 1 else 'are'} left out; so is a row of "
+                 "which more than half did.")
     return text
 
 
@@ -75,13 +78,9 @@ def tables(directory):
     rows = report.read_rows(path)
     if not rows:
         raise Failure(f"{path} has no rows")
-    facts = {}
-    path = os.path.join(directory, "environment.json")
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            facts = json.load(file)
+    facts = report.read_facts(directory, "environment.json")
     setting = report.settings_of(rows)[0]
-    lines = wrap(facts_line(rows, setting, facts)) + [""]
+    lines = wrap(facts_line(setting, facts)) + [""]
     for level in setting.levels:
         lines += level_table(setting, level)
     return lines
