@@ -10,7 +10,7 @@ import time
 
 from . import processes
 from .processes import Program
-from .run import Load, start_server
+from .run import Load, start_server, start_upstream
 
 EVENT = "raw_syscalls:sys_enter"
 PERF = ["perf", "stat", "--event", EVENT, "--field-separator", ","]
@@ -43,10 +43,7 @@ def count(settings, tracer, contender, concurrency, delay_ms):
         return None
     trace = {"perf": by_perf, "strace": by_strace}[tracer]
     more = 20 if tracer == "strace" else max(5, min(100, 2000 // concurrency))
-    upstream = Program(
-        [settings.program("upstream"), "--listen", "127.0.0.1:0", "--delay",
-         f"{delay_ms:g}"], settings.log("upstream"),
-        cores=settings.kit_cores)
+    upstream = start_upstream(settings, delay_ms)
     server = None
     try:
         upstream_port = processes.wait_for_port(upstream, "upstream")

@@ -166,6 +166,14 @@ class Load:
                           if "holding" not in line)
 
 
+def start_upstream(settings, delay_ms):
+    """Start a fresh upstream; it is not known yet to listen."""
+    return Program(
+        [settings.program("upstream"), "--listen", "127.0.0.1:0", "--delay",
+         f"{delay_ms:g}"], settings.log("upstream"),
+        cores=settings.kit_cores)
+
+
 def start_server(settings, contender, port, upstream_port):
     """Start a contender and see that it answers."""
     command = contender.command(port, upstream_port)
@@ -190,10 +198,7 @@ def start_server(settings, contender, port, upstream_port):
 
 def measure(settings, plan, row):
     """Fill in the row of one planned run; problems go to row['why']."""
-    upstream = Program(
-        [settings.program("upstream"), "--listen", "127.0.0.1:0", "--delay",
-         f"{plan.delay_ms:g}"], settings.log("upstream"),
-        cores=settings.kit_cores)
+    upstream = start_upstream(settings, plan.delay_ms)
     server = None
     try:
         upstream_port = processes.wait_for_port(upstream, "upstream")
