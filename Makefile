@@ -83,17 +83,19 @@ $(BUILD)/peers/goroutines: bench/peers/goroutines.go
 	GO111MODULE=off GOFLAGS= GOCACHE=$(abspath $(BUILD))/go-cache \
 		go build -o $@ $<
 
-# The tests: each tests/test_NAME.c is a program.
+# The tests: each tests/test_NAME.c is a program, and so is each
+# tests/bench_NAME.c, which tests the measuring kit.
 
-TESTS = $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
+TESTS = $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c \
+	tests/bench_*.c))
 TEST_PARTS = $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/test_%.c \
-	tests/shim.c,$(wildcard tests/*.c)))
+	tests/bench_%.c tests/shim.c,$(wildcard tests/*.c)))
 
 .PHONY: check
 check: all bench $(TESTS) $(BUILD)/tests/shim.so
 	tests/run $(BUILD) $(PROGRAM) $(TESTS)
 
-$(TESTS): $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(TEST_PARTS)
+$(TESTS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_PARTS)
 	$(LINK) $(call pkg,--libs,check,check) $(call pkg,--libs,libcurl)
 $(BUILD)/tests/test_server: $(BUILD)/fetch.o
 

@@ -1,10 +1,9 @@
-// SPDX-License-Identifier: MIT
 /*
- * The load generator's judgement on a reply and its percentiles, piece by
- * piece.
+ * The lines of the load generator and its verdicts on the replies.
+ *
+ * SPDX-License-Identifier: MIT
  */
 #include "../bench/lines.c"
-#include "../bench/samples.c"
 #include "harness.h"
 
 #include <check.h>
@@ -127,73 +126,20 @@ START_TEST(test_text_is_judged)
 }
 END_TEST
 
-/* The smallest sample that so many thousandths do not exceed. */
-static uint64_t rank_by_counting(size_t count, size_t thousandths)
+static Suite *payload_suite(void)
 {
-    uint64_t rank = 1;
-    while (rank * 1000 < count * thousandths) {
-        rank++;
-    }
-    return rank;
-}
+    Suite *suite = suite_create("payload");
+    TCase *tests = tcase_create("payload");
 
-START_TEST(test_percentiles_are_nearest_ranks)
-{
-    static const size_t COUNTS[] = {1,   2,   3,    10,   99,    100,
-                                    101, 999, 1000, 1001, 12345, 70000};
-    struct samples samples = {0};
-    struct latency latency;
-    size_t count = COUNTS[_i];
-    /* 1 to count, in another order: 7919 is a prime. */
-    for (size_t i = 0; i < count; i++) {
-        struct sample sample = {.latency_ns = i * 7919 % count + 1,
-                                .measured = true};
-        struct sample other = {.latency_ns = 1000000 + i};
-        ck_assert(samples_add(&samples, sample));
-        ck_assert(samples_add(&samples, other));
-    }
-    ck_assert_uint_eq(samples.count, 2 * count);
-    ck_assert_uint_eq(samples.measured, count);
-    ck_assert(samples_latency(&samples, &latency));
-    ck_assert_uint_eq(latency.p50_ns, rank_by_counting(count, 500));
-    ck_assert_uint_eq(latency.p90_ns, rank_by_counting(count, 900));
-    ck_assert_uint_eq(latency.p99_ns, rank_by_counting(count, 990));
-    ck_assert_uint_eq(latency.p999_ns, rank_by_counting(count, 999));
-    ck_assert_uint_eq(latency.max_ns, count);
-    ck_assert_double_eq_tol(latency.mean_ns, (double)(count + 1) / 2, 1e-6);
-    samples_free(&samples);
-}
-END_TEST
-
-START_TEST(test_no_sample_makes_no_percentile)
-{
-    struct samples samples = {0};
-    struct latency latency;
-    ck_assert(samples_latency(&samples, &latency));
-    ck_assert_uint_eq(latency.max_ns, 0);
-    samples_free(&samples);
-}
-END_TEST
-
-static Suite *lines_suite(void)
-{
-    Suite *suite = suite_create("lines");
-    TCase *replies = tcase_create("replies");
-    TCase *samples = tcase_create("samples");
-
-    tcase_add_test(replies, test_line_names_its_connection_and_number);
-    tcase_add_loop_test(replies, test_reply_is_judged, 0, COUNT(VERDICTS));
-    tcase_add_loop_test(replies, test_each_byte_counts, 0, 5);
-    tcase_add_loop_test(replies, test_text_is_judged, 0, COUNT(TEXTS));
-    suite_add_tcase(suite, replies);
-
-    tcase_add_loop_test(samples, test_percentiles_are_nearest_ranks, 0, 12);
-    tcase_add_test(samples, test_no_sample_makes_no_percentile);
-    suite_add_tcase(suite, samples);
+    tcase_add_test(tests, test_line_names_its_connection_and_number);
+    tcase_add_loop_test(tests, test_reply_is_judged, 0, COUNT(VERDICTS));
+    tcase_add_loop_test(tests, test_each_byte_counts, 0, 5);
+    tcase_add_loop_test(tests, test_text_is_judged, 0, COUNT(TEXTS));
+    suite_add_tcase(suite, tests);
     return suite;
 }
 
 int main(void)
 {
-    return run_suite(lines_suite()) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+    return run_suite(payload_suite()) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -94,7 +94,7 @@ static const char *const kinds[] = {
 START_TEST(test_pool_runs_each_task_once_and_none_early)
 {
     char options[256];
-    char path[] = "/tmp/test_pool.XXXXXX";
+    char path[] = "/tmp/bench_pool.XXXXXX";
     int fd = mkstemp(path);
     bool seen[TASKS] = {false};
     int status;

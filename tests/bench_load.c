@@ -968,7 +968,7 @@ START_TEST(test_closed_loop_goes_on_until_measured_lines_are_answered)
 {
     enum { MAX_SAMPLES = 4096 };
     static struct sample samples[MAX_SAMPLES];
-    char path[] = "/tmp/test_load.XXXXXX";
+    char path[] = "/tmp/bench_load.XXXXXX";
     char options[80];
     int measured = 0;
     int late = 0;
@@ -1099,7 +1099,7 @@ START_TEST(test_figures_follow_from_the_samples)
     } PERCENTILES[] = {
         {"p50", 135}, {"p90", 243}, {"p99", 268}, {"p99.9", 270}, {"max", 270},
     };
-    char path[] = "/tmp/test_load.XXXXXX";
+    char path[] = "/tmp/bench_load.XXXXXX";
     char options[64];
     struct sample samples[REQUESTS];
     double latencies[REQUESTS];
