@@ -57,8 +57,8 @@ bench: $(PROGRAM) $(KIT) $(PEERS)
 $(BUILD)/upstream: $(addprefix $(BUILD)/bench/,upstream.o options.o)
 	$(LINK) $(call pkg,--libs,libevent)
 
-$(BUILD)/load: $(addprefix $(BUILD)/bench/,load.o drive.o lines.o samples.o \
-		options.o)
+$(BUILD)/load: $(addprefix $(BUILD)/bench/,load.o drive.o payload.o \
+		samples.o options.o)
 	$(LINK)
 
 $(BUILD)/pool: $(BUILD)/bench/pool.o

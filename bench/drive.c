@@ -4,7 +4,7 @@
  * recv and one send, and a share of one epoll_pwait2.
  */
 #include "drive.h"
-#include "lines.h"
+#include "payload.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -64,7 +64,7 @@ enum phase { CONNECTING, RUNNING, HOLDING, CLOSING };
 struct driver {
     const struct plan *plan;
     struct outcome *outcome;
-    struct lines lines;
+    struct payload payload;
     struct connection *connections;
     struct in_flight *in_flight; /* plan->depth for each connection */
     char *in;                    /* BUFFER_SIZE */
@@ -298,13 +298,14 @@ static size_t fill_out(const struct driver *driver,
     size_t used = 0;
     *begin = 0;
     if (connection->tail > 0) {
-        write_line(&driver->lines, index, number - 1, driver->out);
+        payload_write_line(&driver->payload, index, number - 1, driver->out);
         used = line_len;
         *begin = line_len - connection->tail;
     }
     while (used + line_len <= driver->out_size &&
            may_send(driver, connection, number)) {
-        write_line(&driver->lines, index, number, driver->out + used);
+        payload_write_line(&driver->payload, index, number,
+                           driver->out + used);
         used += line_len;
         number++;
     }
@@ -458,8 +459,8 @@ static void take_reply(struct driver *driver, struct connection *connection,
     uint64_t other = 0;
     bool asked = head < connection->next;
     enum verdict verdict =
-        judge_reply(&driver->lines, index_of(driver, connection), head, reply,
-                    len, &other);
+        payload_judge(&driver->payload, index_of(driver, connection), head,
+                      reply, len, &other);
 
     driver->outcome->replies++;
     if (verdict == REPLY_ERROR) {
@@ -1047,7 +1048,7 @@ static bool prepare(struct driver *driver)
     driver->connections =
         calloc(plan->connections, sizeof(*driver->connections));
     driver->in_flight = calloc(slots, sizeof(*driver->in_flight));
-    if (!lines_init(&driver->lines, plan->line_size, plan->reply_size) ||
+    if (!payload_init(&driver->payload, plan->line_size, plan->reply_size) ||
         driver->in == NULL || driver->out == NULL ||
         driver->connections == NULL || driver->in_flight == NULL) {
         fputs("load: out of memory\n", stderr);
@@ -1076,7 +1077,7 @@ static void give_back(struct driver *driver)
     free(driver->in_flight);
     free(driver->in);
     free(driver->out);
-    lines_free(&driver->lines);
+    payload_free(&driver->payload);
 }
 
 static double cpu_seconds(struct timeval before, struct timeval after)

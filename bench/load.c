@@ -5,8 +5,8 @@
  *     build/load --connect 127.0.0.1:8080 -c 100 -d 10 --warmup 1s
  */
 #include "drive.h"
-#include "lines.h"
 #include "options.h"
+#include "payload.h"
 #include "samples.h"
 
 #include <errno.h>

@@ -3,7 +3,7 @@
  *
  * SPDX-License-Identifier: MIT
  */
-#include "../bench/lines.c"
+#include "../bench/payload.c"
 #include "harness.h"
 
 #include <check.h>
@@ -12,15 +12,15 @@
 
 START_TEST(test_line_names_its_connection_and_number)
 {
-    struct lines lines;
+    struct payload payload;
     char line[21];
-    ck_assert(lines_init(&lines, 20, 20));
-    write_line(&lines, 12, 34, line);
+    ck_assert(payload_init(&payload, 20, 20));
+    payload_write_line(&payload, 12, 34, line);
     ck_assert_mem_eq(line, "000012-000000034", 16);
     ck_assert_int_eq(line[20], '\n');
-    write_line(&lines, 999999, 1234567890123, line);
+    payload_write_line(&payload, 999999, 1234567890123, line);
     ck_assert_mem_eq(line, "999999-567890123", 16);
-    lines_free(&lines);
+    payload_free(&payload);
 }
 END_TEST
 
@@ -53,19 +53,20 @@ static const struct {
 
 START_TEST(test_reply_is_judged)
 {
-    struct lines lines;
+    struct payload payload;
     char reply[64] = "echo: ";
     uint64_t other = 0;
-    ck_assert(lines_init(&lines, 40, 40));
-    write_line(&lines, VERDICTS[_i].from, VERDICTS[_i].other, reply + 6);
+    ck_assert(payload_init(&payload, 40, 40));
+    payload_write_line(&payload, VERDICTS[_i].from, VERDICTS[_i].other,
+                       reply + 6);
     reply[46] = 'x';
-    ck_assert_int_eq(judge_reply(&lines, 7, VERDICTS[_i].number, reply,
-                                 VERDICTS[_i].len, &other),
+    ck_assert_int_eq(payload_judge(&payload, 7, VERDICTS[_i].number, reply,
+                                   VERDICTS[_i].len, &other),
                      VERDICTS[_i].verdict);
     if (VERDICTS[_i].verdict == REPLY_OTHER_LINE) {
         ck_assert_uint_eq(other, VERDICTS[_i].other);
     }
-    lines_free(&lines);
+    payload_free(&payload);
 }
 END_TEST
 
@@ -74,24 +75,25 @@ START_TEST(test_each_byte_counts)
 {
     static const size_t REPLY_SIZES[] = {40, 25, 16, 10, 100};
     size_t size = REPLY_SIZES[_i];
-    struct lines lines;
+    struct payload payload;
     char line[41];
     char reply[128] = "echo: ";
     uint64_t other = 0;
-    ck_assert(lines_init(&lines, 40, size));
-    write_line(&lines, 7, 5, line);
+    ck_assert(payload_init(&payload, 40, size));
+    payload_write_line(&payload, 7, 5, line);
     for (size_t i = 0; i < size; i++) {
         reply[6 + i] = line[i % 40];
     }
-    ck_assert_int_eq(judge_reply(&lines, 7, 5, reply, 6 + size, &other),
+    ck_assert_int_eq(payload_judge(&payload, 7, 5, reply, 6 + size, &other),
                      REPLY_RIGHT);
     for (size_t i = 0; i < 6 + size; i++) {
         reply[i] ^= 1;
-        ck_assert_int_ne(judge_reply(&lines, 7, 5, reply, 6 + size, &other),
-                         REPLY_RIGHT);
+        ck_assert_int_ne(
+            payload_judge(&payload, 7, 5, reply, 6 + size, &other),
+            REPLY_RIGHT);
         reply[i] ^= 1;
     }
-    lines_free(&lines);
+    payload_free(&payload);
 }
 END_TEST
 
@@ -116,13 +118,13 @@ static const struct {
 
 START_TEST(test_text_is_judged)
 {
-    struct lines lines;
+    struct payload payload;
     uint64_t other = 0;
-    ck_assert(lines_init(&lines, LINE_TAG, LINE_TAG));
-    ck_assert_int_eq(judge_reply(&lines, 7, 5, TEXTS[_i].reply,
-                                 strlen(TEXTS[_i].reply), &other),
+    ck_assert(payload_init(&payload, LINE_TAG, LINE_TAG));
+    ck_assert_int_eq(payload_judge(&payload, 7, 5, TEXTS[_i].reply,
+                                   strlen(TEXTS[_i].reply), &other),
                      TEXTS[_i].verdict);
-    lines_free(&lines);
+    payload_free(&payload);
 }
 END_TEST
 

@@ -4,8 +4,8 @@
  * back. A line begins with the number of its connection and its own number on
  * it, so no two lines are alike and a reply says which line it belongs to.
  */
-#ifndef BENCH_LINES_H
-#define BENCH_LINES_H
+#ifndef BENCH_PAYLOAD_H
+#define BENCH_PAYLOAD_H
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -13,10 +13,10 @@
 
 enum {
     LINE_TAG = 16, /* bytes of "CCCCCC-SSSSSSSSS", the shortest line */
-    MAX_LINE_CONNECTION = 999999,
+    MAX_PAYLOAD_CONNECTION = 999999,
 };
 
-struct lines {
+struct payload {
     size_t line_size;  /* bytes of a line without its LF */
     size_t reply_size; /* bytes of a reply's body: the line repeated or cut */
     char *filler;
@@ -33,25 +33,26 @@ enum verdict {
 
 /*
  * Prepare lines of line_size bytes, LINE_TAG at least, answered by
- * reply_size bytes. False when memory is short. lines_free() gives it back.
+ * reply_size bytes. False when memory is short. payload_free() gives it back.
  */
-bool lines_init(struct lines *lines, size_t line_size, size_t reply_size);
-void lines_free(struct lines *lines);
+bool payload_init(struct payload *payload, size_t line_size,
+                  size_t reply_size);
+void payload_free(struct payload *payload);
 
 /* Write a line and its LF, line_size + 1 bytes, to out. */
-void write_line(const struct lines *lines, uint32_t connection,
-                uint64_t number, char *out);
+void payload_write_line(const struct payload *payload, uint32_t connection,
+                        uint64_t number, char *out);
 
 /* Return the bytes of a right reply, without its LF. */
-size_t reply_length(const struct lines *lines);
+size_t payload_reply_length(const struct payload *payload);
 
 /*
  * Judge a reply, given without its LF, that should answer the line number of
  * connection. *other is set with REPLY_OTHER_LINE: the number of the line
  * that the reply belongs to.
  */
-enum verdict judge_reply(const struct lines *lines, uint32_t connection,
-                         uint64_t number, const char *reply, size_t len,
-                         uint64_t *other);
+enum verdict payload_judge(const struct payload *payload, uint32_t connection,
+                           uint64_t number, const char *reply, size_t len,
+                           uint64_t *other);
 
 #endif

@@ -3,7 +3,7 @@
  * Lines that name themselves, and the judgement on their replies. Neither
  * keeps a copy: what a reply should be follows from the two numbers.
  */
-#include "lines.h"
+#include "payload.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -22,24 +22,24 @@ enum {
 /* Line numbers are written modulo this. */
 static const uint64_t NUMBERS = 1000000000;
 
-bool lines_init(struct lines *lines, size_t line_size, size_t reply_size)
+bool payload_init(struct payload *payload, size_t line_size, size_t reply_size)
 {
-    lines->line_size = line_size;
-    lines->reply_size = reply_size;
-    lines->filler = malloc(line_size + LETTERS);
-    if (lines->filler == NULL) {
+    payload->line_size = line_size;
+    payload->reply_size = reply_size;
+    payload->filler = malloc(line_size + LETTERS);
+    if (payload->filler == NULL) {
         return false;
     }
     for (size_t i = 0; i < line_size + LETTERS; i++) {
-        lines->filler[i] = (char)('a' + i % LETTERS);
+        payload->filler[i] = (char)('a' + i % LETTERS);
     }
     return true;
 }
 
-void lines_free(struct lines *lines)
+void payload_free(struct payload *payload)
 {
-    free(lines->filler);
-    lines->filler = NULL;
+    free(payload->filler);
+    payload->filler = NULL;
 }
 
 /* Write the last digits of value to out. */
@@ -59,24 +59,24 @@ static void write_tag(char tag[LINE_TAG], uint32_t connection, uint64_t number)
 }
 
 /* Return what follows the tag: a different piece for neighbours. */
-static const char *filler_of(const struct lines *lines, uint32_t connection,
-                             uint64_t number)
+static const char *filler_of(const struct payload *payload,
+                             uint32_t connection, uint64_t number)
 {
-    return lines->filler + (connection + number % NUMBERS) % LETTERS;
+    return payload->filler + (connection + number % NUMBERS) % LETTERS;
 }
 
-void write_line(const struct lines *lines, uint32_t connection,
-                uint64_t number, char *out)
+void payload_write_line(const struct payload *payload, uint32_t connection,
+                        uint64_t number, char *out)
 {
     write_tag(out, connection, number);
-    memcpy(out + LINE_TAG, filler_of(lines, connection, number),
-           lines->line_size - LINE_TAG);
-    out[lines->line_size] = '\n';
+    memcpy(out + LINE_TAG, filler_of(payload, connection, number),
+           payload->line_size - LINE_TAG);
+    out[payload->line_size] = '\n';
 }
 
-size_t reply_length(const struct lines *lines)
+size_t payload_reply_length(const struct payload *payload)
 {
-    return ECHO_LEN + lines->reply_size;
+    return ECHO_LEN + payload->reply_size;
 }
 
 /* Compare the first len bytes at most of a with those of b. */
@@ -86,23 +86,24 @@ static bool same_start(const char *a, const char *b, size_t size, size_t len)
 }
 
 /* Tell whether reply is the first len bytes of the right one. */
-static bool begins_right(const struct lines *lines, uint32_t connection,
+static bool begins_right(const struct payload *payload, uint32_t connection,
                          uint64_t number, const char *reply, size_t len)
 {
     char tag[LINE_TAG];
-    if (len > reply_length(lines) || !same_start(reply, ECHO, ECHO_LEN, len)) {
+    if (len > payload_reply_length(payload) ||
+        !same_start(reply, ECHO, ECHO_LEN, len)) {
         return false;
     }
     write_tag(tag, connection, number);
-    const char *filler = filler_of(lines, connection, number);
+    const char *filler = filler_of(payload, connection, number);
     /* Once for a plain echo, more often for a body that repeats the line. */
-    for (size_t at = ECHO_LEN; at < len; at += lines->line_size) {
+    for (size_t at = ECHO_LEN; at < len; at += payload->line_size) {
         if (!same_start(reply + at, tag, LINE_TAG, len - at)) {
             return false;
         }
         if (len - at > LINE_TAG &&
             !same_start(reply + at + LINE_TAG, filler,
-                        lines->line_size - LINE_TAG, len - at - LINE_TAG)) {
+                        payload->line_size - LINE_TAG, len - at - LINE_TAG)) {
             return false;
         }
     }
@@ -135,12 +136,13 @@ static uint64_t nearest_number(uint64_t number, uint64_t written)
     return near;
 }
 
-enum verdict judge_reply(const struct lines *lines, uint32_t connection,
-                         uint64_t number, const char *reply, size_t len,
-                         uint64_t *other)
+enum verdict payload_judge(const struct payload *payload, uint32_t connection,
+                           uint64_t number, const char *reply, size_t len,
+                           uint64_t *other)
 {
-    if (begins_right(lines, connection, number, reply, len)) {
-        return len == reply_length(lines) ? REPLY_RIGHT : REPLY_PREFIX;
+    if (begins_right(payload, connection, number, reply, len)) {
+        return len == payload_reply_length(payload) ? REPLY_RIGHT
+                                                    : REPLY_PREFIX;
     }
     if (len >= ERROR_LEN && memcmp(reply, ERROR, ERROR_LEN) == 0) {
         return REPLY_ERROR;
@@ -148,11 +150,12 @@ enum verdict judge_reply(const struct lines *lines, uint32_t connection,
     uint64_t their_connection = 0;
     uint64_t their_number = 0;
     const char *tag = reply + ECHO_LEN;
-    if (len != reply_length(lines) || lines->reply_size < LINE_TAG ||
+    if (len != payload_reply_length(payload) ||
+        payload->reply_size < LINE_TAG ||
         !read_digits(tag, CONNECTION_DIGITS, &their_connection) ||
         !read_digits(tag + CONNECTION_DIGITS + 1, NUMBER_DIGITS,
                      &their_number) ||
-        !begins_right(lines, (uint32_t)their_connection, their_number, reply,
+        !begins_right(payload, (uint32_t)their_connection, their_number, reply,
                       len)) {
         return REPLY_WRONG;
     }
