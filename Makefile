@@ -54,11 +54,11 @@ PEERS = $(addprefix $(BUILD)/peers/,bare events processes $(if $(shell \
 .PHONY: bench
 bench: $(PROGRAM) $(KIT) $(PEERS)
 
-$(BUILD)/upstream: $(addprefix $(BUILD)/bench/,upstream.o options.o)
+$(BUILD)/upstream: $(addprefix $(BUILD)/bench/,upstream.o arguments.o)
 	$(LINK) $(call pkg,--libs,libevent)
 
 $(BUILD)/load: $(addprefix $(BUILD)/bench/,load.o drive.o payload.o \
-		samples.o options.o)
+		samples.o arguments.o)
 	$(LINK)
 
 $(BUILD)/pool: $(BUILD)/bench/pool.o

@@ -7,7 +7,7 @@
 #ifndef BENCH_DRIVE_H
 #define BENCH_DRIVE_H
 
-#include "options.h"
+#include "arguments.h"
 #include "samples.h"
 
 #include <stdbool.h>

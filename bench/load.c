@@ -4,8 +4,8 @@
  * each reply byte by byte and reports exact latencies. Run it as
  *     build/load --connect 127.0.0.1:8080 -c 100 -d 10 --warmup 1s
  */
+#include "arguments.h"
 #include "drive.h"
-#include "options.h"
 #include "payload.h"
 #include "samples.h"
 

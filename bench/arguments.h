@@ -3,8 +3,8 @@
  * What the programs of the measuring kit have in common: numbers and
  * addresses on the command line, and the limit on descriptors.
  */
-#ifndef BENCH_OPTIONS_H
-#define BENCH_OPTIONS_H
+#ifndef BENCH_ARGUMENTS_H
+#define BENCH_ARGUMENTS_H
 
 #include <netinet/in.h>
 #include <stdbool.h>

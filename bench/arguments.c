@@ -3,7 +3,7 @@
  * Numbers and addresses on the command line, read whole or not at all, for
  * the programs in this directory.
  */
-#include "options.h"
+#include "arguments.h"
 
 #include <errno.h>
 #include <netdb.h>
