@@ -54,11 +54,12 @@ PEERS = $(addprefix $(BUILD)/peers/,bare events processes $(if $(shell \
 .PHONY: bench
 bench: $(PROGRAM) $(KIT) $(PEERS)
 
-$(BUILD)/upstream: $(addprefix $(BUILD)/bench/,upstream.o arguments.o)
+$(BUILD)/upstream: $(addprefix $(BUILD)/bench/,upstream.o arguments.o) \
+		$(BUILD)/lib/values.o
 	$(LINK) $(call pkg,--libs,libevent)
 
 $(BUILD)/load: $(addprefix $(BUILD)/bench/,load.o drive.o payload.o \
-		samples.o arguments.o)
+		samples.o arguments.o) $(BUILD)/lib/values.o
 	$(LINK)
 
 $(BUILD)/pool: $(BUILD)/bench/pool.o
@@ -98,6 +99,7 @@ check: all bench $(TESTS) $(BUILD)/tests/shim.so
 $(TESTS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_PARTS)
 	$(LINK) $(call pkg,--libs,check,check) $(call pkg,--libs,libcurl)
 $(BUILD)/tests/test_server: $(BUILD)/fetch.o
+$(BUILD)/tests/test_values: $(BUILD)/lib/values.o
 
 # It is preloaded into servers that are built without a sanitizer only.
 $(BUILD)/tests/shim.so: tests/shim.c
@@ -118,8 +120,8 @@ tsan:
 
 # Everything that is read rather than run.
 
-SOURCES = $(wildcard *.c bench/*.c bench/peers/*.c tests/*.c)
-HEADERS = $(wildcard *.h bench/*.h bench/peers/*.h tests/*.h)
+SOURCES = $(wildcard *.c lib/*.c bench/*.c bench/peers/*.c tests/*.c)
+HEADERS = $(wildcard *.h lib/*.h bench/*.h bench/peers/*.h tests/*.h)
 SCRIPTS = $(shell grep -lE '^.!.*sh$$' scripts/* bench/* tests/* .ci/* \
 	2>/dev/null)
 LINT_FLAGS = -std=c11 -D_POSIX_C_SOURCE=200809L $(call pkg,--cflags,\

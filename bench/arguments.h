@@ -11,9 +11,6 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
-/* The same as in server.c: they are released together. */
-#define VERSION "1.0.0"
-
 /* A socket address of whichever family, with the length that bind() takes. */
 struct address {
     union {
@@ -27,17 +24,6 @@ struct address {
 
 /* Holds "[IPv6%scope]:PORT" and the NUL. */
 enum { ADDRESS_TEXT = 96 };
-
-/*
- * Read the whole of text as decimal digits into *value. False, and *value
- * untouched, when there is anything else in it or the number is outside
- * min..max.
- */
-bool parse_whole(const char *text, uint64_t min, uint64_t max,
-                 uint64_t *value);
-
-/* The same for digits with at most one decimal point, such as 0.5. */
-bool parse_decimal(const char *text, double min, double max, double *value);
 
 /*
  * Resolve HOST:PORT or [IPv6]:PORT into *address. NULL when it could be done,

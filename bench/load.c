@@ -4,6 +4,7 @@
  * each reply byte by byte and reports exact latencies. Run it as
  *     build/load --connect 127.0.0.1:8080 -c 100 -d 10 --warmup 1s
  */
+#include "../lib/values.h"
 #include "arguments.h"
 #include "drive.h"
 #include "payload.h"

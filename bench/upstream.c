@@ -4,6 +4,7 @@
  * GET PATH?text=X with X, after an exactly timed delay. Run it as
  *     build/upstream --listen 127.0.0.1:8081 --delay 5
  */
+#include "../lib/values.h"
 #include "arguments.h"
 
 #include <errno.h>
