@@ -62,7 +62,8 @@ $(BUILD)/load: $(addprefix $(BUILD)/bench/,load.o drive.o payload.o \
 		samples.o arguments.o) $(BUILD)/lib/values.o
 	$(LINK)
 
-$(BUILD)/pool: $(BUILD)/bench/pool.o
+$(BUILD)/pool: $(addprefix $(BUILD)/bench/,pool.o arguments.o) \
+		$(BUILD)/lib/values.o
 	$(LINK)
 
 $(PEERS): | $(BUILD)/peers

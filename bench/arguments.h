@@ -1,7 +1,10 @@
-// SPDX-License-Identifier: MIT
 /*
- * What the programs of the measuring kit have in common: numbers and
- * addresses on the command line, and the limit on descriptors.
+ * arguments.h - what the kit's programs do with their arguments
+ *
+ * Functions that take program, the name that a message begins with, may end
+ * the process; the others only report.
+ *
+ * SPDX-License-Identifier: MIT
  */
 #ifndef BENCH_ARGUMENTS_H
 #define BENCH_ARGUMENTS_H
@@ -11,7 +14,9 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
-/* A socket address of whichever family, with the length that bind() takes. */
+#define ADDRESS_TEXT 96 /* bytes of "[IPv6%scope]:PORT", its NUL included */
+
+/* A socket address of any family, with the length that bind() takes. */
 struct address {
     union {
         struct sockaddr any;
@@ -22,28 +27,50 @@ struct address {
     socklen_t len;
 };
 
-/* Holds "[IPv6%scope]:PORT" and the NUL. */
-enum { ADDRESS_TEXT = 96 };
+/* Prints a message and a hint at --help to stderr, and exits with 2. */
+_Noreturn void exit_bad_usage(const char *program, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* Prints text to stdout and exits with 0, or with 1 if that failed. */
+_Noreturn void exit_printing(const char *program, const char *text);
 
 /*
- * Resolve HOST:PORT or [IPv6]:PORT into *address. NULL when it could be done,
- * else a constant text that says what is wrong.
+ * Returns the value of an option: a whole number from min to max. Exits by
+ * exit_bad_usage() if text is anything else.
  */
-const char *parse_address(const char *text, struct address *address);
+uint64_t whole_argument(const char *program, const char *option,
+                        const char *text, uint64_t min, uint64_t max);
 
-/* Write HOST:PORT or [IPv6]:PORT, all numeric, into text and return it. */
+/*
+ * Returns the value of an option: a number from min to max, decimals allowed.
+ * Exits by exit_bad_usage() if text is anything else, and then calls it a
+ * kind, such as "number of seconds".
+ */
+double decimal_argument(const char *program, const char *option,
+                        const char *text, const char *kind, double min,
+                        double max);
+
+/*
+ * Returns the address that the value of an option, HOST:PORT or [IPv6]:PORT,
+ * resolves to. Exits by exit_bad_usage() if there is none.
+ */
+struct address address_argument(const char *program, const char *option,
+                                const char *text);
+
+/* Writes HOST:PORT or [IPv6]:PORT, all numeric, to text and returns text. */
 const char *format_address(const struct address *address,
                            char text[ADDRESS_TEXT]);
 
 /*
- * Raise the soft limit on descriptors to the hard one, and where it may, the
- * hard one to want. Returns how many descriptors the process may now have.
+ * Raises the soft limit on descriptors to the hard one and, if the process is
+ * privileged, the hard one to want. Returns the number of descriptors that the
+ * process may have now, or 0 if that is unknown.
  */
 uint64_t raise_descriptor_limit(uint64_t want);
 
 /*
- * Make sure that what went to stdout arrived, as a full disk shows no earlier
- * than here. False, with a message that begins with program, when it did not.
+ * Flushes stdout: a full disk shows here and no earlier. Returns false, with a
+ * message on stderr, if anything printed to it was lost.
  */
 bool close_stdout(const char *program);
 

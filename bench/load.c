@@ -136,92 +136,34 @@ struct figures {
     bool right; /* nothing failed */
 };
 
-/* Say how an option is used and exit with status 2. */
-static _Noreturn void bad_value(const char *option, const char *takes,
-                                const char *value)
-{
-    fprintf(stderr,
-            "load: %s takes %s, not '%s'\n"
-            "Try 'load --help'.\n",
-            option, takes, value);
-    exit(2);
-}
-
-/* Say what is wrong with the command line and exit with status 2. */
-static _Noreturn void bad_usage(const char *message)
-{
-    fprintf(stderr, "load: %s\nTry 'load --help'.\n", message);
-    exit(2);
-}
-
-/* Print text on stdout and exit. */
-static _Noreturn void print_and_exit(const char *text)
-{
-    (void)fputs(text, stdout);
-    exit(close_stdout("load") ? 0 : 1);
-}
-
-static uint64_t whole_option(const char *option, uint64_t min, uint64_t max)
-{
-    uint64_t value = 0;
-    char takes[80];
-    if (!parse_whole(optarg, min, max, &value)) {
-        (void)snprintf(takes, sizeof(takes),
-                       "a whole number, %" PRIu64 " to %" PRIu64, min, max);
-        bad_value(option, takes, optarg);
-    }
-    return value;
-}
-
-static double decimal_option(const char *option, double min, double max)
-{
-    double value = 0;
-    char takes[80];
-    if (!parse_decimal(optarg, min, max, &value)) {
-        (void)snprintf(takes, sizeof(takes), "a number, %.3f to %.0f", min,
-                       max);
-        bad_value(option, takes, optarg);
-    }
-    return value;
-}
-
-/* Read a number of lines, or with an s behind it, of seconds. */
-static void warmup_option(struct plan *plan)
+/* Read a number of lines or, with an s at its end, of seconds. */
+static void warmup_option(struct plan *plan, const char *text)
 {
     char seconds[32];
-    size_t len = strlen(optarg);
+    size_t len = strlen(text);
     plan->warmup_requests = 0;
     plan->warmup_seconds = 0;
-    if (len > 1 && len <= sizeof(seconds) && optarg[len - 1] == 's') {
-        memcpy(seconds, optarg, len - 1);
+    if (len > 1 && len <= sizeof(seconds) && text[len - 1] == 's') {
+        memcpy(seconds, text, len - 1);
         seconds[len - 1] = '\0';
-        if (parse_decimal(seconds, 0, MAX_SECONDS, &plan->warmup_seconds)) {
-            return;
-        }
-    } else if (parse_whole(optarg, 0, MAX_REQUESTS, &plan->warmup_requests)) {
-        return;
+        plan->warmup_seconds = decimal_argument(
+            "load", "--warmup", seconds, "number of seconds", 0, MAX_SECONDS);
+    } else {
+        plan->warmup_requests =
+            whole_argument("load", "--warmup", text, 0, MAX_REQUESTS);
     }
-    bad_value("--warmup", "lines, 0 to 1000000000, or seconds, 0s to 86400s",
-              optarg);
 }
 
 /* Fill in what the options leave open; exit with 2 where they contradict. */
 static void complete_plan(struct plan *plan, const char *address, bool sized)
 {
-    const char *wrong = parse_address(address, &plan->server);
-    if (wrong != NULL) {
-        fprintf(stderr,
-                "load: --connect takes HOST:PORT, not '%s': %s\n"
-                "Try 'load --help'.\n",
-                address, wrong);
-        exit(2);
-    }
+    plan->server = address_argument("load", "--connect", address);
     if (plan->requests > 0 && plan->seconds > 0) {
-        bad_usage("--requests and --duration exclude each other");
+        exit_bad_usage("load", "--requests and --duration exclude each other");
     }
     if (plan->one_by_one && (plan->rate > 0 || plan->depth > 1)) {
-        bad_usage("--one-by-one goes with neither --rate nor "
-                  "--lines-in-flight");
+        exit_bad_usage("load", "--one-by-one goes with neither --rate nor "
+                               "--lines-in-flight");
     }
     if (plan->requests == 0 && plan->seconds <= 0) {
         plan->requests =
@@ -285,37 +227,45 @@ static struct options parse_options(int argc, char **argv)
             address = optarg;
             break;
         case 'c':
-            plan->connections =
-                (uint32_t)whole_option("--connections", 1, MAX_CONNECTIONS);
+            plan->connections = (uint32_t)whole_argument(
+                "load", "--connections", optarg, 1, MAX_CONNECTIONS);
             break;
         case 'n':
-            plan->requests = whole_option("--requests", 1, MAX_REQUESTS);
+            plan->requests =
+                whole_argument("load", "--requests", optarg, 1, MAX_REQUESTS);
             break;
         case 'd':
-            plan->seconds = decimal_option("--duration", 0.001, MAX_SECONDS);
+            plan->seconds =
+                decimal_argument("load", "--duration", optarg,
+                                 "number of seconds", 0.001, MAX_SECONDS);
             break;
         case 'r':
-            plan->rate = decimal_option("--rate", 0.001, MAX_RATE);
+            plan->rate = decimal_argument("load", "--rate", optarg,
+                                          "number of lines", 0.001, MAX_RATE);
             break;
         case LINES_IN_FLIGHT:
-            plan->depth =
-                (uint32_t)whole_option("--lines-in-flight", 1, MAX_DEPTH);
+            plan->depth = (uint32_t)whole_argument("load", "--lines-in-flight",
+                                                   optarg, 1, MAX_DEPTH);
             break;
         case LINE_SIZE:
-            plan->line_size = whole_option("--line-size", LINE_TAG, MAX_BYTES);
+            plan->line_size = whole_argument("load", "--line-size", optarg,
+                                             LINE_TAG, MAX_BYTES);
             break;
         case REPLY_SIZE:
-            plan->reply_size = whole_option("--reply-size", 0, MAX_BYTES);
+            plan->reply_size =
+                whole_argument("load", "--reply-size", optarg, 0, MAX_BYTES);
             sized = true;
             break;
         case WARMUP:
-            warmup_option(plan);
+            warmup_option(plan, optarg);
             break;
         case ONE_BY_ONE:
             plan->one_by_one = true;
             break;
         case TIMEOUT:
-            plan->timeout = decimal_option("--timeout", 0.001, MAX_SECONDS);
+            plan->timeout =
+                decimal_argument("load", "--timeout", optarg,
+                                 "number of seconds", 0.001, MAX_SECONDS);
             break;
         case HOLD:
             plan->hold = true;
@@ -327,17 +277,16 @@ static struct options parse_options(int argc, char **argv)
             options.json = optarg;
             break;
         case 'h':
-            print_and_exit(USAGE);
+            exit_printing("load", USAGE);
         case 'V':
-            print_and_exit("load (threadecho) " VERSION "\n");
+            exit_printing("load", "load (threadecho) " VERSION "\n");
         default:
-            fputs("Try 'load --help'.\n", stderr);
+            fputs("Try load --help.\n", stderr);
             exit(2);
         }
     }
-    if (optind < argc) {
-        bad_value("the command line", "options only", argv[optind]);
-    }
+    if (optind < argc)
+        exit_bad_usage("load", "unexpected argument '%s'", argv[optind]);
     complete_plan(plan, address, sized);
     return options;
 }

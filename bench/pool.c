@@ -11,6 +11,8 @@
  */
 #define _GNU_SOURCE /* sched_setaffinity, SCHED_BATCH, getopt_long */
 
+#include "arguments.h"
+
 #include <errno.h>
 #include <getopt.h>
 #include <pthread.h>
@@ -128,9 +130,9 @@ static const char usage_text[] =
     "      --samples FILE   each task's start, end and lateness, in ns\n"
     "  -h, --help           this text\n";
 
-/* Print a message of ours to stderr and exit with status. */
-__attribute__((noreturn, format(printf, 2, 3))) static void
-fail(int status, const char *format, ...)
+/* Print a message of ours to stderr and exit with 1. */
+__attribute__((noreturn, format(printf, 1, 2))) static void
+fail(const char *format, ...)
 {
     va_list args;
 
@@ -139,14 +141,14 @@ fail(int status, const char *format, ...)
     vfprintf(stderr, format, args);
     va_end(args);
     fputc('\n', stderr);
-    exit(status);
+    exit(1);
 }
 
 /* End the program if a pthread call, which returns its error, failed. */
 static void must(int error, const char *what)
 {
     if (error)
-        fail(1, "%s: %s", what, strerror(error));
+        fail("%s: %s", what, strerror(error));
 }
 
 /* Allocate count zeroed members of size bytes, or end the program. */
@@ -155,7 +157,7 @@ static void *must_allocate(size_t count, size_t size)
     void *memory = calloc(count, size);
 
     if (!memory)
-        fail(1, "out of memory");
+        fail("out of memory");
     return memory;
 }
 
@@ -165,7 +167,7 @@ static int64_t now_ns(void)
     struct timespec t;
 
     if (clock_gettime(CLOCK_MONOTONIC, &t) != 0)
-        fail(1, "clock_gettime: %s", strerror(errno));
+        fail("clock_gettime: %s", strerror(errno));
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
@@ -174,14 +176,14 @@ static void sem_wait_whole(sem_t *semaphore)
 {
     while (sem_wait(semaphore) != 0) {
         if (errno != EINTR)
-            fail(1, "sem_wait: %s", strerror(errno));
+            fail("sem_wait: %s", strerror(errno));
     }
 }
 
 static void sem_post_whole(sem_t *semaphore)
 {
     if (sem_post(semaphore) != 0)
-        fail(1, "sem_post: %s", strerror(errno));
+        fail("sem_post: %s", strerror(errno));
 }
 
 /* Set up an empty queue that will be given at most capacity tasks. */
@@ -195,7 +197,7 @@ static void queue_create(struct queue *q, enum queue_kind kind, int capacity,
     must(pthread_cond_init(&q->not_empty, NULL), "pthread_cond_init");
     must(pthread_cond_init(&q->not_full, NULL), "pthread_cond_init");
     if (sem_init(&q->filled, 0, 0) != 0)
-        fail(1, "sem_init: %s", strerror(errno));
+        fail("sem_init: %s", strerror(errno));
 }
 
 /* Release what queue_create made; no thread may use the queue any more. */
@@ -205,7 +207,7 @@ static void queue_destroy(struct queue *q)
     must(pthread_cond_destroy(&q->not_empty), "pthread_cond_destroy");
     must(pthread_cond_destroy(&q->not_full), "pthread_cond_destroy");
     if (sem_destroy(&q->filled) != 0)
-        fail(1, "sem_destroy: %s", strerror(errno));
+        fail("sem_destroy: %s", strerror(errno));
     free(q->slots);
 }
 
@@ -305,7 +307,7 @@ static void run_task(struct task *task, struct timespec nap)
     task->started_ns = now_ns();
     while (nanosleep(&nap, &nap) != 0) {
         if (errno != EINTR)
-            fail(1, "nanosleep: %s", strerror(errno));
+            fail("nanosleep: %s", strerror(errno));
     }
     task->ended_ns = now_ns();
     atomic_fetch_add(&task->runs, 1);
@@ -325,7 +327,7 @@ static void stay_on_core(const cpu_set_t *cpus, int n)
     CPU_ZERO(&one);
     CPU_SET(cpu, &one);
     if (sched_setaffinity(0, sizeof(one), &one) != 0)
-        fail(1, "sched_setaffinity: %s", strerror(errno));
+        fail("sched_setaffinity: %s", strerror(errno));
 }
 
 /* A thread of the pool: take a task, run it, until told to stop. */
@@ -377,8 +379,8 @@ static void start_workers(struct pool *pool, struct worker *workers)
         error = pthread_create(&workers[i].thread, &attributes, worker_thread,
                                &workers[i]);
         if (error)
-            fail(1, "cannot start thread %d of %d: %s", i + 1,
-                 options->workers, strerror(error));
+            fail("cannot start thread %d of %d: %s", i + 1, options->workers,
+                 strerror(error));
     }
     must(pthread_attr_destroy(&attributes), "pthread_attr_destroy");
 }
@@ -427,7 +429,7 @@ static void end_workers(struct pool *pool, struct worker *workers)
 static void resources(struct rusage *usage)
 {
     if (getrusage(RUSAGE_SELF, usage) != 0)
-        fail(1, "getrusage: %s", strerror(errno));
+        fail("getrusage: %s", strerror(errno));
 }
 
 /*
@@ -602,7 +604,7 @@ static void write_samples(const struct pool *pool)
     int i;
 
     if (!file)
-        fail(1, "--samples %s: %s", path, strerror(errno));
+        fail("--samples %s: %s", path, strerror(errno));
     fputs("task\tstarted_ns\tended_ns\tlate_ns\n", file);
     for (i = 0; i < pool->options->tasks; i++) {
         long long started = pool->tasks[i].started_ns;
@@ -613,42 +615,22 @@ static void write_samples(const struct pool *pool)
     }
     bad = ferror(file) != 0;
     if (fclose(file) != 0 || bad)
-        fail(1, "--samples %s: %s", path, strerror(errno));
+        fail("--samples %s: %s", path, strerror(errno));
 }
 
-/* A number, whole and within its range, or exit 2 with its option named. */
-static double parse_number(const char *option, const char *text, double low,
-                           double high, bool whole)
-{
-    char *end;
-    double value;
-
-    errno = 0;
-    value = strtod(text, &end);
-    if (end == text || *end != '\0' || errno != 0 ||
-        strspn(text, "0123456789.") != strlen(text) ||
-        !(value >= low && value <= high) ||
-        (whole && strchr(text, '.') != NULL))
-        fail(2, "%s %s: not a%s number from %.12g to %.12g", option, text,
-             whole ? " whole" : "", low, high);
-    return value;
-}
-
-/* Which of the names text is, or exit 2 with the option named. */
+/* Return which of the names text is, or exit with 2. */
 static int parse_name(const char *option, const char *text,
                       const char *const *names, int count)
 {
-    int i;
-
-    for (i = 0; i < count; i++) {
+    char list[128] = "";
+    for (int i = 0; i < count; i++) {
         if (strcmp(text, names[i]) == 0)
             return i;
+        size_t len = strlen(list);
+        (void)snprintf(list + len, sizeof(list) - len, "%s%s",
+                       i > 0 ? ", " : "", names[i]);
     }
-    fprintf(stderr, "pool: %s %s: not one of", option, text);
-    for (i = 0; i < count; i++)
-        fprintf(stderr, " %s", names[i]);
-    fputc('\n', stderr);
-    exit(2);
+    exit_bad_usage("pool", "%s: '%s' is not one of %s", option, text, list);
 }
 
 static void parse_options(int argc, char **argv, struct options *o)
@@ -680,15 +662,16 @@ static void parse_options(int argc, char **argv, struct options *o)
             break;
         switch (c) {
         case 'w':
-            o->workers =
-                (int)parse_number("--workers", optarg, 1, MAX_WORKERS, true);
+            o->workers = (int)whole_argument("pool", "--workers", optarg, 1,
+                                             MAX_WORKERS);
             break;
         case 'n':
             o->tasks =
-                (int)parse_number("--tasks", optarg, 1, MAX_TASKS, true);
+                (int)whole_argument("pool", "--tasks", optarg, 1, MAX_TASKS);
             break;
         case 's':
-            o->sleep_ms = parse_number("--sleep", optarg, 0, 60000, false);
+            o->sleep_ms = decimal_argument("pool", "--sleep", optarg,
+                                           "number of milliseconds", 0, 60000);
             break;
         case 'q':
             o->queue = (enum queue_kind)parse_name("--queue", optarg,
@@ -705,11 +688,12 @@ static void parse_options(int argc, char **argv, struct options *o)
             break;
         case SLACK:
             o->slack_us =
-                parse_number("--slack", optarg, 0.001, 1000000, false);
+                decimal_argument("pool", "--slack", optarg,
+                                 "number of microseconds", 0.001, 1000000);
             break;
         case STACK:
             o->stack_kib =
-                (int)parse_number("--stack", optarg, 16, 65536, true);
+                (int)whole_argument("pool", "--stack", optarg, 16, 65536);
             break;
         case 'j':
             o->json = true;
@@ -718,15 +702,14 @@ static void parse_options(int argc, char **argv, struct options *o)
             o->samples = optarg;
             break;
         case 'h':
-            fputs(usage_text, stdout);
-            exit(0);
+            exit_printing("pool", usage_text);
         default:
-            fputs("pool: try --help\n", stderr);
+            fputs("Try pool --help.\n", stderr);
             exit(2);
         }
     }
     if (optind < argc)
-        fail(2, "%s: no such argument; try --help", argv[optind]);
+        exit_bad_usage("pool", "unexpected argument '%s'", argv[optind]);
 }
 
 /* Set what the workers inherit: the scheduling policy, the timer slack. */
@@ -736,14 +719,14 @@ static void prepare_scheduling(struct pool *pool)
     const struct sched_param none = {0};
 
     if (sched_getaffinity(0, sizeof(pool->cpus), &pool->cpus) != 0)
-        fail(1, "sched_getaffinity: %s", strerror(errno));
+        fail("sched_getaffinity: %s", strerror(errno));
     if (options->batch && sched_setscheduler(0, SCHED_BATCH, &none) != 0)
-        fail(1, "--policy batch: %s", strerror(errno));
+        fail("--policy batch: %s", strerror(errno));
     if (options->slack_us > 0) {
         unsigned long slack_ns = (unsigned long)(options->slack_us * 1e3);
 
         if (prctl(PR_SET_TIMERSLACK, slack_ns, 0, 0, 0) != 0)
-            fail(1, "--slack: %s", strerror(errno));
+            fail("--slack: %s", strerror(errno));
     }
 }
 
@@ -777,7 +760,7 @@ int main(int argc, char **argv)
     must(pthread_mutex_init(&pool.lock, NULL), "pthread_mutex_init");
     must(pthread_cond_init(&pool.all_done, NULL), "pthread_cond_init");
     if (sem_init(&pool.ready, 0, 0) != 0)
-        fail(1, "sem_init: %s", strerror(errno));
+        fail("sem_init: %s", strerror(errno));
     prepare_scheduling(&pool);
 
     run_pool(&pool, &result);
@@ -788,7 +771,7 @@ int main(int argc, char **argv)
     queue_destroy(&pool.queue);
     free(pool.stacks);
     free(pool.tasks);
-    if (fflush(stdout) != 0 || ferror(stdout))
-        fail(1, "standard output: %s", strerror(errno));
+    if (!close_stdout("pool"))
+        return 1;
     return good ? 0 : 1;
 }

@@ -420,24 +420,6 @@ static void destroy_server(struct upstream *upstream)
     libevent_global_shutdown();
 }
 
-/* Say how an option is used and exit with status 2. */
-static _Noreturn void bad_value(const char *option, const char *takes,
-                                const char *value)
-{
-    fprintf(stderr,
-            "upstream: %s takes %s, not '%s'\n"
-            "Try 'upstream --help'.\n",
-            option, takes, value);
-    exit(2);
-}
-
-/* Print text on stdout and exit. */
-static _Noreturn void print_and_exit(const char *text)
-{
-    (void)fputs(text, stdout);
-    exit(close_stdout("upstream") ? 0 : 1);
-}
-
 /* Read the command line, or exit: with 0 after --help, with 2 if wrong. */
 static struct options parse_options(int argc, char **argv)
 {
@@ -453,7 +435,6 @@ static struct options parse_options(int argc, char **argv)
     struct options options = {.status = HTTP_OK};
     const char *address = DEFAULT_LISTEN;
     double delay_ms = 0;
-    uint64_t number = 0;
     int option = 0;
 
     while (option != -1) {
@@ -465,47 +446,31 @@ static struct options parse_options(int argc, char **argv)
             address = optarg;
             break;
         case 'd':
-            if (!parse_decimal(optarg, 0, MAX_DELAY_MS, &delay_ms)) {
-                bad_value("--delay", "milliseconds, 0 to 3600000", optarg);
-            }
+            delay_ms =
+                decimal_argument("upstream", "--delay", optarg,
+                                 "number of milliseconds", 0, MAX_DELAY_MS);
             break;
         case 's':
-            if (!parse_whole(optarg, 0, MAX_SIZE, &number)) {
-                bad_value("--size", "bytes, 0 to 1073741824", optarg);
-            }
-            options.size = (size_t)number;
+            options.size =
+                whole_argument("upstream", "--size", optarg, 0, MAX_SIZE);
             options.sized = true;
             break;
         case 'c':
-            if (!parse_whole(optarg, 200, 599, &number)) {
-                bad_value("--status", "a status, 200 to 599", optarg);
-            }
-            options.status = (int)number;
+            options.status =
+                (int)whole_argument("upstream", "--status", optarg, 200, 599);
             break;
         case 'h':
-            print_and_exit(USAGE);
+            exit_printing("upstream", USAGE);
         case 'V':
-            print_and_exit("upstream (threadecho) " VERSION "\n");
+            exit_printing("upstream", "upstream (threadecho) " VERSION "\n");
         default:
-            fputs("Try 'upstream --help'.\n", stderr);
+            fputs("Try upstream --help.\n", stderr);
             exit(2);
         }
     }
-    if (optind < argc) {
-        fprintf(stderr,
-                "upstream: unexpected argument '%s'\n"
-                "Try 'upstream --help'.\n",
-                argv[optind]);
-        exit(2);
-    }
-    const char *wrong = parse_address(address, &options.listen);
-    if (wrong != NULL) {
-        fprintf(stderr,
-                "upstream: --listen takes HOST:PORT, not '%s': %s\n"
-                "Try 'upstream --help'.\n",
-                address, wrong);
-        exit(2);
-    }
+    if (optind < argc)
+        exit_bad_usage("upstream", "unexpected argument '%s'", argv[optind]);
+    options.listen = address_argument("upstream", "--listen", address);
     /* To the nearest microsecond. */
     long delay_us = (long)(delay_ms * 1000 + 0.5);
     options.delay.tv_sec = delay_us / 1000000;

@@ -172,25 +172,25 @@ static const struct {
     const char *options;
     const char *named;
 } bad[] = {
-    {"--workers 0", "--workers 0"},
-    {"--workers 10x", "--workers 10x"},
-    {"--workers 1.5", "--workers 1.5"},
+    {"--workers 0", "--workers: '0' is not a whole number from 1 to 32000"},
+    {"--workers 10x", "--workers: '10x' is not a whole number"},
+    {"--workers 1.5", "--workers: '1.5' is not a whole number"},
     {"--workers ''", "from 1 to 32000"},
     {"--workers ' 1'", "from 1 to 32000"},
     {"--tasks -1", "from 1 to 10000000"},
-    {"--tasks 1e3", "--tasks 1e3"},
-    {"--sleep nan", "--sleep nan"},
-    {"--sleep 0x5", "--sleep 0x5"},
+    {"--tasks 1e3", "--tasks: '1e3'"},
+    {"--sleep nan", "--sleep: 'nan' is not a number of milliseconds"},
+    {"--sleep 0x5", "--sleep: '0x5'"},
     {"--sleep 60001", "from 0 to 60000"},
-    {"--queue best", "mutex broadcast semaphore idle"},
-    {"--span some", "tasks all"},
-    {"--policy fifo", "other batch"},
-    {"--place here", "free spread"},
-    {"--slack 0", "--slack 0"},
+    {"--queue best", "'best' is not one of mutex, broadcast, semaphore, idle"},
+    {"--span some", "tasks, all"},
+    {"--policy fifo", "other, batch"},
+    {"--place here", "free, spread"},
+    {"--slack 0", "--slack: '0' is not a number of microseconds"},
     {"--stack 15", "from 16 to 65536"},
     {"--no-such-option", "no-such-option"},
     {"--workers", "workers"},
-    {"more", "more: no such argument"},
+    {"more", "unexpected argument 'more'"},
 };
 
 START_TEST(test_pool_refuses_what_is_no_option)
