@@ -44,7 +44,7 @@ struct in_flight {
  * Lines of a connection are numbered from 0; those from head up to next are
  * in flight, and those up to due (open loop) should be.
  */
-struct connection {
+struct load_connection {
     int fd;
     bool connecting;
     bool open;
@@ -65,7 +65,7 @@ struct driver {
     const struct plan *plan;
     struct outcome *outcome;
     struct payload payload;
-    struct connection *connections;
+    struct load_connection *connections;
     struct in_flight *in_flight; /* plan->depth for each connection */
     char *in;                    /* BUFFER_SIZE */
     char *out;
@@ -121,13 +121,13 @@ static void take_usage(struct rusage *usage)
 }
 
 static uint32_t index_of(const struct driver *driver,
-                         const struct connection *connection)
+                         const struct load_connection *connection)
 {
     return (uint32_t)(connection - driver->connections);
 }
 
 static struct in_flight *slot(const struct driver *driver,
-                              const struct connection *connection,
+                              const struct load_connection *connection,
                               uint64_t number)
 {
     uint32_t depth = driver->plan->depth;
@@ -141,8 +141,9 @@ static void count_failure(struct driver *driver, enum failure failure)
 }
 
 /* Tell epoll what to wait for. A failure shows as a timeout later. */
-static void watch(const struct driver *driver, struct connection *connection,
-                  int operation, uint32_t events)
+static void watch(const struct driver *driver,
+                  struct load_connection *connection, int operation,
+                  uint32_t events)
 {
     struct epoll_event event = {
         .events = events,
@@ -175,7 +176,7 @@ static uint64_t intended_ns(const struct driver *driver, uint64_t i)
 
 /* Tell whether line number, the next but so many, may be sent now. */
 static bool may_send(const struct driver *driver,
-                     const struct connection *connection, uint64_t number)
+                     const struct load_connection *connection, uint64_t number)
 {
     const struct plan *plan = driver->plan;
     if (driver->stopped || number - connection->head >= plan->depth) {
@@ -195,8 +196,8 @@ static bool may_send(const struct driver *driver,
 }
 
 /* Enter the connection's next line as sent. */
-static void enter_line(struct driver *driver, struct connection *connection,
-                       uint64_t now)
+static void enter_line(struct driver *driver,
+                       struct load_connection *connection, uint64_t now)
 {
     const struct plan *plan = driver->plan;
     struct in_flight *line = slot(driver, connection, connection->next);
@@ -245,8 +246,8 @@ static void leave_flight(struct driver *driver, const struct in_flight *line)
 }
 
 /* Give the connection up and close its descriptor. */
-static void close_connection(struct driver *driver,
-                             struct connection *connection)
+static void drop_connection(struct driver *driver,
+                            struct load_connection *connection)
 {
     (void)close(connection->fd);
     connection->fd = -1;
@@ -264,7 +265,7 @@ static void close_connection(struct driver *driver,
  * when a later one was answered.
  */
 static void lose_connection(struct driver *driver,
-                            struct connection *connection,
+                            struct load_connection *connection,
                             enum failure failure)
 {
     bool later_answered = false;
@@ -281,7 +282,7 @@ static void lose_connection(struct driver *driver,
         leave_flight(driver, line);
     }
     connection->head = connection->next;
-    close_connection(driver, connection);
+    drop_connection(driver, connection);
 }
 
 /*
@@ -290,7 +291,7 @@ static void lose_connection(struct driver *driver,
  * are to be sent.
  */
 static size_t fill_out(const struct driver *driver,
-                       const struct connection *connection, size_t *begin)
+                       const struct load_connection *connection, size_t *begin)
 {
     size_t line_len = driver->plan->line_size + 1;
     uint64_t number = connection->next;
@@ -313,8 +314,9 @@ static size_t fill_out(const struct driver *driver,
 }
 
 /* Enter what a send took: the rest of a line, whole lines, part of one. */
-static void enter_sent(struct driver *driver, struct connection *connection,
-                       size_t len, uint64_t now)
+static void enter_sent(struct driver *driver,
+                       struct load_connection *connection, size_t len,
+                       uint64_t now)
 {
     size_t line_len = driver->plan->line_size + 1;
     size_t rest = connection->tail < len ? connection->tail : len;
@@ -329,7 +331,8 @@ static void enter_sent(struct driver *driver, struct connection *connection,
 }
 
 /* Send whatever the connection may send now. */
-static void send_lines(struct driver *driver, struct connection *connection)
+static void send_lines(struct driver *driver,
+                       struct load_connection *connection)
 {
     while (connection->open) {
         size_t begin = 0;
@@ -379,7 +382,7 @@ static void count_reason(struct outcome *outcome, const char *reason,
         outcome->reasons[MAX_REASONS - 1].count++;
         return;
     }
-    struct reason *entry = &outcome->reasons[outcome->reason_count++];
+    struct error_count *entry = &outcome->reasons[outcome->reason_count++];
     if (outcome->reason_count == MAX_REASONS) {
         memcpy(text, "other reasons", sizeof("other reasons"));
     }
@@ -388,8 +391,8 @@ static void count_reason(struct outcome *outcome, const char *reason,
 }
 
 /* A line was answered in whatever way: it is no longer in flight. */
-static void settle(struct driver *driver, struct connection *connection,
-                   uint64_t number)
+static void settle_line(struct driver *driver,
+                        struct load_connection *connection, uint64_t number)
 {
     struct in_flight *line = slot(driver, connection, number);
     leave_flight(driver, line);
@@ -408,7 +411,8 @@ static void settle(struct driver *driver, struct connection *connection,
 
 /* Tell whether a later line of the connection was answered already. */
 static bool overtaken(const struct driver *driver,
-                      const struct connection *connection, uint64_t number)
+                      const struct load_connection *connection,
+                      uint64_t number)
 {
     uint64_t i = connection->early > 0 ? number + 1 : connection->next;
     while (i < connection->next && !slot(driver, connection, i)->answered) {
@@ -418,8 +422,9 @@ static bool overtaken(const struct driver *driver,
 }
 
 /* A line got its own reply. Keep the latency unless it came too late. */
-static void take_right(struct driver *driver, struct connection *connection,
-                       uint64_t number, uint64_t now)
+static void take_right(struct driver *driver,
+                       struct load_connection *connection, uint64_t number,
+                       uint64_t now)
 {
     const struct in_flight *line = slot(driver, connection, number);
     struct sample sample = {
@@ -443,12 +448,13 @@ static void take_right(struct driver *driver, struct connection *connection,
             driver->out_of_memory = true;
         }
     }
-    settle(driver, connection, number);
+    settle_line(driver, connection, number);
 }
 
 /* Judge one reply line and note what it says about which line. */
-static void take_reply(struct driver *driver, struct connection *connection,
-                       const char *reply, size_t len, uint64_t now)
+static void take_reply(struct driver *driver,
+                       struct load_connection *connection, const char *reply,
+                       size_t len, uint64_t now)
 {
     static const enum failure FAILURE_OF[] = {
         [REPLY_MIXED_UP] = FAILED_MIXED_UP,
@@ -467,7 +473,7 @@ static void take_reply(struct driver *driver, struct connection *connection,
         size_t skip = sizeof("error: ") - 1;
         count_reason(driver->outcome, reply + skip, len - skip);
         if (asked) {
-            settle(driver, connection, head);
+            settle_line(driver, connection, head);
         }
     } else if (!asked) {
         count_failure(driver, FAILED_SURPLUS);
@@ -475,7 +481,7 @@ static void take_reply(struct driver *driver, struct connection *connection,
         take_right(driver, connection, head, now);
     } else if (verdict != REPLY_OTHER_LINE) {
         count_failure(driver, FAILURE_OF[verdict]);
-        settle(driver, connection, head);
+        settle_line(driver, connection, head);
     } else if (other > head && other < connection->next &&
                !slot(driver, connection, other)->answered) {
         take_right(driver, connection, other, now);
@@ -486,8 +492,9 @@ static void take_reply(struct driver *driver, struct connection *connection,
 }
 
 /* Keep a piece of a reply until the rest of it comes. */
-static bool keep_piece(struct driver *driver, struct connection *connection,
-                       const char *piece, size_t len)
+static bool keep_piece(struct driver *driver,
+                       struct load_connection *connection, const char *piece,
+                       size_t len)
 {
     if (connection->partial == NULL) {
         connection->partial = malloc(driver->partial_size);
@@ -507,8 +514,9 @@ static bool keep_piece(struct driver *driver, struct connection *connection,
 }
 
 /* Take what was received apart into reply lines. */
-static void take_replies(struct driver *driver, struct connection *connection,
-                         const char *data, size_t len, uint64_t now)
+static void take_replies(struct driver *driver,
+                         struct load_connection *connection, const char *data,
+                         size_t len, uint64_t now)
 {
     while (len > 0) {
         const char *end = memchr(data, '\n', len);
@@ -538,7 +546,7 @@ static void take_replies(struct driver *driver, struct connection *connection,
 }
 
 /* The server closed, or reset, the connection. */
-static void take_end(struct driver *driver, struct connection *connection)
+static void take_end(struct driver *driver, struct load_connection *connection)
 {
     if (driver->phase != CLOSING) {
         lose_connection(driver, connection, FAILED_CLOSED_EARLY);
@@ -547,11 +555,12 @@ static void take_end(struct driver *driver, struct connection *connection)
     if (connection->partial_len > 0) {
         count_failure(driver, FAILED_SURPLUS);
     }
-    close_connection(driver, connection);
+    drop_connection(driver, connection);
 }
 
 /* Receive once; what is left makes epoll report the connection again. */
-static void receive(struct driver *driver, struct connection *connection)
+static void receive_replies(struct driver *driver,
+                            struct load_connection *connection)
 {
     ssize_t len = recv(connection->fd, driver->in, BUFFER_SIZE, 0);
     if (len > 0) {
@@ -562,8 +571,8 @@ static void receive(struct driver *driver, struct connection *connection)
 }
 
 /* A connection could not be made. */
-static void fail_connect(struct driver *driver, struct connection *connection,
-                         int error)
+static void fail_connect(struct driver *driver,
+                         struct load_connection *connection, int error)
 {
     count_failure(driver, FAILED_CONNECT);
     if (driver->outcome->connect_errno == 0) {
@@ -576,7 +585,8 @@ static void fail_connect(struct driver *driver, struct connection *connection,
 }
 
 /* A connection is there. */
-static void enter_open(struct driver *driver, struct connection *connection)
+static void enter_open(struct driver *driver,
+                       struct load_connection *connection)
 {
     connection->open = true;
     driver->open++;
@@ -584,7 +594,8 @@ static void enter_open(struct driver *driver, struct connection *connection)
 }
 
 /* epoll reports a connection that was being made. */
-static void end_connect(struct driver *driver, struct connection *connection)
+static void end_connect(struct driver *driver,
+                        struct load_connection *connection)
 {
     int error = 0;
     socklen_t len = sizeof(error);
@@ -632,7 +643,7 @@ static void begin_connect(struct driver *driver)
 {
     const struct address *server = &driver->plan->server;
     uint32_t index = driver->asked++;
-    struct connection *connection = &driver->connections[index];
+    struct load_connection *connection = &driver->connections[index];
     int one = 1;
     connection->fd = socket(server->u.any.sa_family,
                             SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -660,7 +671,7 @@ static void begin_connect(struct driver *driver)
 static void find_timeouts(struct driver *driver, uint64_t now)
 {
     for (uint32_t i = 0; i < driver->asked; i++) {
-        struct connection *connection = &driver->connections[i];
+        struct load_connection *connection = &driver->connections[i];
         if (connection->connecting) {
             if (now - connection->begun_ns > driver->timeout_ns) {
                 connection->connecting = false;
@@ -676,15 +687,15 @@ static void find_timeouts(struct driver *driver, uint64_t now)
 }
 
 /* Deal with what epoll reports about one connection. */
-static void handle_event(struct driver *driver, struct connection *connection,
-                         uint32_t events)
+static void handle_event(struct driver *driver,
+                         struct load_connection *connection, uint32_t events)
 {
     if (connection->connecting) {
         end_connect(driver, connection);
         return;
     }
     if (connection->open && (events & ~(uint32_t)EPOLLOUT) != 0) {
-        receive(driver, connection);
+        receive_replies(driver, connection);
     }
     if (connection->open) {
         send_lines(driver, connection);
@@ -783,7 +794,7 @@ static uint64_t release_lines(struct driver *driver)
         if (driver->released == driver->warmup) {
             begin_measuring(driver, intended);
         }
-        struct connection *connection =
+        struct load_connection *connection =
             &driver->connections[driver->released % all];
         driver->released++;
         connection->due++;
@@ -970,7 +981,7 @@ static bool close_all(struct driver *driver)
 {
     driver->phase = CLOSING;
     for (uint32_t i = 0; i < driver->plan->connections; i++) {
-        struct connection *connection = &driver->connections[i];
+        struct load_connection *connection = &driver->connections[i];
         if (!connection->open) {
             continue;
         }

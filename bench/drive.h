@@ -49,7 +49,7 @@ enum failure {
 enum { MAX_REASONS = 32, REASON_LEN = 64 };
 
 /* An `error: REASON` reply, and how often it came. */
-struct reason {
+struct error_count {
     char text[REASON_LEN]; /* the beginning of it, with a NUL */
     uint64_t count;
 };
@@ -61,7 +61,7 @@ struct outcome {
     uint64_t replies; /* reply lines, whatever was in them */
     uint64_t right;
     uint64_t error_replies;
-    struct reason reasons[MAX_REASONS]; /* the last one takes the rest */
+    struct error_count reasons[MAX_REASONS]; /* the last one takes the rest */
     size_t reason_count;
     uint64_t failures[FAILURES];
     int connect_errno; /* of the first connection that failed */

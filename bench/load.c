@@ -121,7 +121,7 @@ static const char *const FAILURE_NAMES[FAILURES] = {
     [FAILED_UNSENT] = "unsent",
 };
 
-struct options {
+struct load_options {
     struct plan plan;
     const char *samples;
     const char *json;
@@ -175,18 +175,18 @@ static void complete_plan(struct plan *plan, const char *address, bool sized)
 }
 
 /* Read the command line, or exit: with 0 after --help, with 2 if wrong. */
-static struct options parse_options(int argc, char **argv)
+static struct load_options parse_load_options(int argc, char **argv)
 {
     enum {
-        LINES_IN_FLIGHT = 256,
-        LINE_SIZE,
-        REPLY_SIZE,
-        WARMUP,
-        ONE_BY_ONE,
-        TIMEOUT,
-        HOLD,
-        SAMPLES,
-        JSON,
+        OPTION_LINES_IN_FLIGHT = 256,
+        OPTION_LINE_SIZE,
+        OPTION_REPLY_SIZE,
+        OPTION_WARMUP,
+        OPTION_ONE_BY_ONE,
+        OPTION_TIMEOUT,
+        OPTION_HOLD,
+        OPTION_SAMPLES,
+        OPTION_JSON,
     };
     static const struct option LONG_OPTIONS[] = {
         {"connect", required_argument, NULL, 'a'},
@@ -194,20 +194,20 @@ static struct options parse_options(int argc, char **argv)
         {"requests", required_argument, NULL, 'n'},
         {"duration", required_argument, NULL, 'd'},
         {"rate", required_argument, NULL, 'r'},
-        {"lines-in-flight", required_argument, NULL, LINES_IN_FLIGHT},
-        {"line-size", required_argument, NULL, LINE_SIZE},
-        {"reply-size", required_argument, NULL, REPLY_SIZE},
-        {"warmup", required_argument, NULL, WARMUP},
-        {"one-by-one", no_argument, NULL, ONE_BY_ONE},
-        {"timeout", required_argument, NULL, TIMEOUT},
-        {"hold", no_argument, NULL, HOLD},
-        {"samples", required_argument, NULL, SAMPLES},
-        {"json", required_argument, NULL, JSON},
+        {"lines-in-flight", required_argument, NULL, OPTION_LINES_IN_FLIGHT},
+        {"line-size", required_argument, NULL, OPTION_LINE_SIZE},
+        {"reply-size", required_argument, NULL, OPTION_REPLY_SIZE},
+        {"warmup", required_argument, NULL, OPTION_WARMUP},
+        {"one-by-one", no_argument, NULL, OPTION_ONE_BY_ONE},
+        {"timeout", required_argument, NULL, OPTION_TIMEOUT},
+        {"hold", no_argument, NULL, OPTION_HOLD},
+        {"samples", required_argument, NULL, OPTION_SAMPLES},
+        {"json", required_argument, NULL, OPTION_JSON},
         {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, 'V'},
         {NULL, 0, NULL, 0},
     };
-    struct options options = {
+    struct load_options options = {
         .plan = {.connections = 1,
                  .depth = 1,
                  .timeout = DEFAULT_TIMEOUT,
@@ -243,37 +243,37 @@ static struct options parse_options(int argc, char **argv)
             plan->rate = decimal_argument("load", "--rate", optarg,
                                           "number of lines", 0.001, MAX_RATE);
             break;
-        case LINES_IN_FLIGHT:
+        case OPTION_LINES_IN_FLIGHT:
             plan->depth = (uint32_t)whole_argument("load", "--lines-in-flight",
                                                    optarg, 1, MAX_DEPTH);
             break;
-        case LINE_SIZE:
+        case OPTION_LINE_SIZE:
             plan->line_size = whole_argument("load", "--line-size", optarg,
                                              LINE_TAG, MAX_BYTES);
             break;
-        case REPLY_SIZE:
+        case OPTION_REPLY_SIZE:
             plan->reply_size =
                 whole_argument("load", "--reply-size", optarg, 0, MAX_BYTES);
             sized = true;
             break;
-        case WARMUP:
+        case OPTION_WARMUP:
             warmup_option(plan, optarg);
             break;
-        case ONE_BY_ONE:
+        case OPTION_ONE_BY_ONE:
             plan->one_by_one = true;
             break;
-        case TIMEOUT:
+        case OPTION_TIMEOUT:
             plan->timeout =
                 decimal_argument("load", "--timeout", optarg,
                                  "number of seconds", 0.001, MAX_SECONDS);
             break;
-        case HOLD:
+        case OPTION_HOLD:
             plan->hold = true;
             break;
-        case SAMPLES:
+        case OPTION_SAMPLES:
             options.samples = optarg;
             break;
-        case JSON:
+        case OPTION_JSON:
             options.json = optarg;
             break;
         case 'h':
@@ -479,7 +479,7 @@ static bool same(const char *a, const char *b)
 }
 
 /* Drive the server and report. Returns the exit status. */
-static int load(const struct options *options, FILE *samples, FILE *json)
+static int load(const struct load_options *options, FILE *samples, FILE *json)
 {
     struct outcome outcome;
     struct figures figures;
@@ -507,7 +507,7 @@ static int load(const struct options *options, FILE *samples, FILE *json)
 
 int main(int argc, char **argv)
 {
-    struct options options = parse_options(argc, argv);
+    struct load_options options = parse_load_options(argc, argv);
     FILE *samples = NULL;
     FILE *json = NULL;
 

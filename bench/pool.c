@@ -32,7 +32,7 @@
 enum { MAX_WORKERS = 32000, MAX_TASKS = 10000000, PAGE = 4096 };
 
 /* A worker that is handed this task ends. */
-enum { STOP = -1 };
+enum { STOP_WORKER = -1 };
 
 /* How a task gets from the main thread to a worker. */
 enum queue_kind {
@@ -46,7 +46,7 @@ enum queue_kind {
 static const char *const queue_names[QUEUE_KINDS] = {"mutex", "broadcast",
                                                      "semaphore", "idle"};
 
-struct options {
+struct pool_options {
     int workers;
     int tasks;
     double sleep_ms;
@@ -71,7 +71,7 @@ struct task {
  * Tasks on their way to the workers. The kinds mutex and broadcast use the
  * lock and the conditions, the kinds semaphore and idle only the rest.
  */
-struct queue {
+struct task_queue {
     enum queue_kind kind;
     int *slots; /* in order of arrival; never reused, so never overwritten */
     int bound;  /* how many may wait before put() waits */
@@ -85,11 +85,11 @@ struct queue {
     sem_t filled;
 };
 
-struct pool {
-    const struct options *options;
+struct thread_pool {
+    const struct pool_options *options;
     struct timespec nap;
     struct task *tasks;
-    struct queue queue;
+    struct task_queue queue;
     sem_t ready; /* posted by each worker before its first take */
     pthread_mutex_t lock;
     pthread_cond_t all_done;
@@ -99,13 +99,13 @@ struct pool {
 };
 
 struct worker {
-    struct pool *pool;
+    struct thread_pool *pool;
     pthread_t thread;
     int index;
 };
 
 /* What one run cost, over the span that the overhead counts. */
-struct result {
+struct pool_result {
     double create_ms;
     double total_ms;
     struct rusage before;
@@ -187,8 +187,8 @@ static void sem_post_whole(sem_t *semaphore)
 }
 
 /* Set up an empty queue that will be given at most capacity tasks. */
-static void queue_create(struct queue *q, enum queue_kind kind, int capacity,
-                         int bound)
+static void queue_create(struct task_queue *q, enum queue_kind kind,
+                         int capacity, int bound)
 {
     q->kind = kind;
     q->slots = must_allocate((size_t)capacity, sizeof(q->slots[0]));
@@ -201,7 +201,7 @@ static void queue_create(struct queue *q, enum queue_kind kind, int capacity,
 }
 
 /* Release what queue_create made; no thread may use the queue any more. */
-static void queue_destroy(struct queue *q)
+static void queue_destroy(struct task_queue *q)
 {
     must(pthread_mutex_destroy(&q->lock), "pthread_mutex_destroy");
     must(pthread_cond_destroy(&q->not_empty), "pthread_cond_destroy");
@@ -212,7 +212,7 @@ static void queue_destroy(struct queue *q)
 }
 
 /* Take the next task if there is one, else return false. */
-static bool try_take(struct queue *q, int *task)
+static bool try_take(struct task_queue *q, int *task)
 {
     int head = q->head;
 
@@ -226,7 +226,7 @@ static bool try_take(struct queue *q, int *task)
 }
 
 /* Count one idle worker off, if there is one: it is then owed a sem_post. */
-static bool claim_idle(struct queue *q)
+static bool claim_idle(struct task_queue *q)
 {
     int idle = q->idle;
 
@@ -238,7 +238,7 @@ static bool claim_idle(struct queue *q)
 }
 
 /* Put a task in; only the main thread does. */
-static void queue_put(struct queue *q, int task)
+static void queue_put(struct task_queue *q, int task)
 {
     if (q->kind == QUEUE_SEMAPHORE || q->kind == QUEUE_IDLE) {
         q->slots[q->tail] = task;
@@ -257,7 +257,7 @@ static void queue_put(struct queue *q, int task)
 }
 
 /* Say that all tasks of this batch are in. */
-static void queue_flush(struct queue *q)
+static void queue_flush(struct task_queue *q)
 {
     if (q->kind == QUEUE_IDLE) {
         /* a worker counts itself idle before it looks at the tail again, so
@@ -274,7 +274,7 @@ static void queue_flush(struct queue *q)
 }
 
 /* Take a task, waiting for one. */
-static int queue_take(struct queue *q)
+static int queue_take(struct task_queue *q)
 {
     int task;
 
@@ -334,7 +334,7 @@ static void stay_on_core(const cpu_set_t *cpus, int n)
 static void *worker_thread(void *argument)
 {
     struct worker *worker = argument;
-    struct pool *pool = worker->pool;
+    struct thread_pool *pool = worker->pool;
     int task;
 
     if (pool->options->spread)
@@ -342,7 +342,7 @@ static void *worker_thread(void *argument)
     sem_post_whole(&pool->ready);
     for (;;) {
         task = queue_take(&pool->queue);
-        if (task == STOP)
+        if (task == STOP_WORKER)
             return NULL;
         run_task(&pool->tasks[task], pool->nap);
         if (atomic_fetch_sub(&pool->left, 1) == 1) {
@@ -357,9 +357,9 @@ static void *worker_thread(void *argument)
  * Make the workers. Their stacks are slices of one allocation: a mapping and a
  * guard page for each would be two system calls more a thread.
  */
-static void start_workers(struct pool *pool, struct worker *workers)
+static void start_workers(struct thread_pool *pool, struct worker *workers)
 {
-    const struct options *options = pool->options;
+    const struct pool_options *options = pool->options;
     size_t stack = (size_t)options->stack_kib * 1024;
     void *stacks = NULL;
     pthread_attr_t attributes;
@@ -386,7 +386,7 @@ static void start_workers(struct pool *pool, struct worker *workers)
 }
 
 /* Return when each worker stands before its first take. */
-static void await_workers(struct pool *pool)
+static void await_workers(struct thread_pool *pool)
 {
     int i;
 
@@ -395,7 +395,7 @@ static void await_workers(struct pool *pool)
 }
 
 /* Put all tasks in. */
-static void put_tasks(struct pool *pool)
+static void put_tasks(struct thread_pool *pool)
 {
     int i;
 
@@ -405,7 +405,7 @@ static void put_tasks(struct pool *pool)
 }
 
 /* Return when the last task is done. */
-static void await_tasks(struct pool *pool)
+static void await_tasks(struct thread_pool *pool)
 {
     must(pthread_mutex_lock(&pool->lock), "pthread_mutex_lock");
     while (pool->left > 0)
@@ -415,12 +415,12 @@ static void await_tasks(struct pool *pool)
 }
 
 /* Hand each worker its end and wait until it has gone. */
-static void end_workers(struct pool *pool, struct worker *workers)
+static void end_workers(struct thread_pool *pool, struct worker *workers)
 {
     int i;
 
     for (i = 0; i < pool->options->workers; i++)
-        queue_put(&pool->queue, STOP);
+        queue_put(&pool->queue, STOP_WORKER);
     queue_flush(&pool->queue);
     for (i = 0; i < pool->options->workers; i++)
         must(pthread_join(workers[i].thread, NULL), "pthread_join");
@@ -437,7 +437,7 @@ static void resources(struct rusage *usage)
  * task put to the last one done, with the workers waiting at its start; the
  * whole one has the tasks waiting, and also makes the workers.
  */
-static void run_pool(struct pool *pool, struct result *result)
+static void run_pool(struct thread_pool *pool, struct pool_result *result)
 {
     bool whole = pool->options->whole;
     struct worker *workers =
@@ -527,9 +527,10 @@ static void print_columns(const struct column *columns, size_t count,
 }
 
 /* Print the result; false if a task was early or not run exactly once. */
-static bool report(const struct pool *pool, const struct result *result)
+static bool report(const struct thread_pool *pool,
+                   const struct pool_result *result)
 {
-    const struct options *options = pool->options;
+    const struct pool_options *options = pool->options;
     const struct rusage *before = &result->before;
     const struct rusage *after = &result->after;
     double ideal_ms = options->sleep_ms * options->tasks / options->workers;
@@ -594,7 +595,7 @@ static bool report(const struct pool *pool, const struct result *result)
 }
 
 /* Write what became of each task, a line each. */
-static void write_samples(const struct pool *pool)
+static void write_samples(const struct thread_pool *pool)
 {
     const char *path = pool->options->samples;
     int64_t nap_ns =
@@ -633,9 +634,16 @@ static int parse_name(const char *option, const char *text,
     exit_bad_usage("pool", "%s: '%s' is not one of %s", option, text, list);
 }
 
-static void parse_options(int argc, char **argv, struct options *o)
+static void parse_pool_options(int argc, char **argv, struct pool_options *o)
 {
-    enum { SPAN = 256, POLICY, PLACE, SLACK, STACK, SAMPLES };
+    enum {
+        OPTION_SPAN = 256,
+        OPTION_POLICY,
+        OPTION_PLACE,
+        OPTION_SLACK,
+        OPTION_STACK,
+        OPTION_SAMPLES
+    };
     static const char *const spans[] = {"tasks", "all"};
     static const char *const policies[] = {"other", "batch"};
     static const char *const places[] = {"free", "spread"};
@@ -644,13 +652,13 @@ static void parse_options(int argc, char **argv, struct options *o)
         {"tasks", required_argument, NULL, 'n'},
         {"sleep", required_argument, NULL, 's'},
         {"queue", required_argument, NULL, 'q'},
-        {"span", required_argument, NULL, SPAN},
-        {"policy", required_argument, NULL, POLICY},
-        {"place", required_argument, NULL, PLACE},
-        {"slack", required_argument, NULL, SLACK},
-        {"stack", required_argument, NULL, STACK},
+        {"span", required_argument, NULL, OPTION_SPAN},
+        {"policy", required_argument, NULL, OPTION_POLICY},
+        {"place", required_argument, NULL, OPTION_PLACE},
+        {"slack", required_argument, NULL, OPTION_SLACK},
+        {"stack", required_argument, NULL, OPTION_STACK},
         {"json", no_argument, NULL, 'j'},
-        {"samples", required_argument, NULL, SAMPLES},
+        {"samples", required_argument, NULL, OPTION_SAMPLES},
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
@@ -677,28 +685,28 @@ static void parse_options(int argc, char **argv, struct options *o)
             o->queue = (enum queue_kind)parse_name("--queue", optarg,
                                                    queue_names, QUEUE_KINDS);
             break;
-        case SPAN:
+        case OPTION_SPAN:
             o->whole = parse_name("--span", optarg, spans, 2) == 1;
             break;
-        case POLICY:
+        case OPTION_POLICY:
             o->batch = parse_name("--policy", optarg, policies, 2) == 1;
             break;
-        case PLACE:
+        case OPTION_PLACE:
             o->spread = parse_name("--place", optarg, places, 2) == 1;
             break;
-        case SLACK:
+        case OPTION_SLACK:
             o->slack_us =
                 decimal_argument("pool", "--slack", optarg,
                                  "number of microseconds", 0.001, 1000000);
             break;
-        case STACK:
+        case OPTION_STACK:
             o->stack_kib =
                 (int)whole_argument("pool", "--stack", optarg, 16, 65536);
             break;
         case 'j':
             o->json = true;
             break;
-        case SAMPLES:
+        case OPTION_SAMPLES:
             o->samples = optarg;
             break;
         case 'h':
@@ -713,9 +721,9 @@ static void parse_options(int argc, char **argv, struct options *o)
 }
 
 /* Set what the workers inherit: the scheduling policy, the timer slack. */
-static void prepare_scheduling(struct pool *pool)
+static void prepare_scheduling(struct thread_pool *pool)
 {
-    const struct options *options = pool->options;
+    const struct pool_options *options = pool->options;
     const struct sched_param none = {0};
 
     if (sched_getaffinity(0, sizeof(pool->cpus), &pool->cpus) != 0)
@@ -732,7 +740,7 @@ static void prepare_scheduling(struct pool *pool)
 
 int main(int argc, char **argv)
 {
-    struct options options = {
+    struct pool_options options = {
         .workers = 100,
         .tasks = 10000,
         .sleep_ms = 5,
@@ -742,12 +750,12 @@ int main(int argc, char **argv)
         .slack_us = -1,
         .stack_kib = 64,
     };
-    struct pool pool = {.options = &options};
-    struct result result;
+    struct thread_pool pool = {.options = &options};
+    struct pool_result result;
     int64_t nap_ns;
     bool good;
 
-    parse_options(argc, argv, &options);
+    parse_pool_options(argc, argv, &options);
     nap_ns = (int64_t)(options.sleep_ms * 1e6 + 0.5);
     pool.nap.tv_sec = (time_t)(nap_ns / 1000000000);
     pool.nap.tv_nsec = (long)(nap_ns % 1000000000);

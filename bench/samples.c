@@ -39,7 +39,7 @@ bool samples_add(struct samples *samples, struct sample sample)
     return true;
 }
 
-static int compare(const void *a, const void *b)
+static int compare_latencies(const void *a, const void *b)
 {
     uint64_t x = *(const uint64_t *)a;
     uint64_t y = *(const uint64_t *)b;
@@ -72,7 +72,7 @@ bool samples_latency(const struct samples *samples, struct latency *latency)
             sorted[count++] = sample->latency_ns;
         }
     }
-    qsort(sorted, count, sizeof(*sorted), compare);
+    qsort(sorted, count, sizeof(*sorted), compare_latencies);
     latency->mean_ns = (double)samples->sum_ns / (double)count;
     latency->p50_ns = percentile(sorted, count, 500);
     latency->p90_ns = percentile(sorted, count, 900);

@@ -52,7 +52,7 @@ static const char USAGE[] =
     "SIGTERM\n"
     "and SIGINT end it with status 0.\n";
 
-struct options {
+struct upstream_options {
     struct address listen;
     struct timeval delay;
     bool sized; /* whether size counts */
@@ -60,8 +60,8 @@ struct options {
     int status;
 };
 
-struct upstream {
-    struct options options;
+struct upstream_server {
+    struct upstream_options options;
     struct event_base *base;
     struct evhttp *http;
     struct evconnlistener *listener;
@@ -131,7 +131,7 @@ static ssize_t decode(const char *text, size_t len, char *out)
 }
 
 /* Repeat the used bytes at the start of out until it holds size bytes. */
-static void repeat(char *out, size_t used, size_t size)
+static void repeat_text(char *out, size_t used, size_t size)
 {
     if (used == 0 && size > 0) {
         out[used++] = '.';
@@ -144,7 +144,7 @@ static void repeat(char *out, size_t used, size_t size)
 }
 
 /* Write the answer to request into its body. Returns the status to send. */
-static int make_answer(const struct options *options,
+static int make_answer(const struct upstream_options *options,
                        struct evhttp_request *request)
 {
     size_t len = 0;
@@ -170,7 +170,7 @@ static int make_answer(const struct options *options,
     }
     space.iov_len = (size_t)used;
     if (options->sized) {
-        repeat(space.iov_base, (size_t)used, options->size);
+        repeat_text(space.iov_base, (size_t)used, options->size);
         space.iov_len = options->size;
     }
     if (evbuffer_commit_space(body, &space, 1) != 0) {
@@ -223,8 +223,8 @@ static void delay_over(evutil_socket_t fd, short what, void *arg)
 /* Take a request from evhttp: answer it now or when its delay is over. */
 static void take_request(struct evhttp_request *request, void *arg)
 {
-    struct upstream *upstream = arg;
-    const struct options *options = &upstream->options;
+    struct upstream_server *upstream = arg;
+    const struct upstream_options *options = &upstream->options;
     int status = make_answer(options, request);
     if (options->delay.tv_sec == 0 && options->delay.tv_usec == 0) {
         send_answer(request, status);
@@ -256,7 +256,7 @@ static void resume_accept(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd;
     (void)what;
-    struct upstream *upstream = arg;
+    struct upstream_server *upstream = arg;
     if (evconnlistener_enable(upstream->listener) != 0) {
         fputs("upstream: cannot accept any more\n", stderr);
         (void)event_base_loopbreak(upstream->base);
@@ -266,7 +266,7 @@ static void resume_accept(evutil_socket_t fd, short what, void *arg)
 /* Pause when accept() fails, as for want of descriptors, and not spin. */
 static void accept_failed(struct evconnlistener *listener, void *arg)
 {
-    struct upstream *upstream = arg;
+    struct upstream_server *upstream = arg;
     struct timeval pause = {.tv_usec = ACCEPT_PAUSE_US};
     fprintf(stderr, "upstream: cannot accept: %s\n", strerror(errno));
     if (evtimer_add(upstream->accept_again, &pause) == 0) {
@@ -287,7 +287,7 @@ static void end_loop(evutil_socket_t fd, short what, void *arg)
  * evhttp_bind_socket() would take 128, and each SYN lost costs its client a
  * second. Returns the socket, or -1 with errno set.
  */
-static int listen_on(const struct address *address)
+static int listen_with_backlog(const struct address *address)
 {
     int one = 1;
     int fd = socket(address->u.any.sa_family,
@@ -309,7 +309,7 @@ static int listen_on(const struct address *address)
 }
 
 /* Make the event loop and the HTTP server. False when memory is short. */
-static bool create_server(struct upstream *upstream)
+static bool create_server(struct upstream_server *upstream)
 {
     struct event_config *config = event_config_new();
     if (config == NULL) {
@@ -338,11 +338,11 @@ static bool create_server(struct upstream *upstream)
 }
 
 /* Listen and say so. False, with a message, when that can't be done. */
-static bool start_listening(struct upstream *upstream)
+static bool start_upstream(struct upstream_server *upstream)
 {
     char text[ADDRESS_TEXT];
     struct address bound = {.len = sizeof(bound.u)};
-    int fd = listen_on(&upstream->options.listen);
+    int fd = listen_with_backlog(&upstream->options.listen);
     if (fd < 0 || getsockname(fd, &bound.u.any, &bound.len) != 0) {
         fprintf(stderr, "upstream: cannot listen on %s: %s\n",
                 format_address(&upstream->options.listen, text),
@@ -372,7 +372,7 @@ static bool start_listening(struct upstream *upstream)
 }
 
 /* Serve until a signal. False when it could not even begin. */
-static bool serve(struct upstream *upstream)
+static bool serve(struct upstream_server *upstream)
 {
     struct event *term =
         evsignal_new(upstream->base, SIGTERM, end_loop, upstream->base);
@@ -384,7 +384,7 @@ static bool serve(struct upstream *upstream)
     if (!ready) {
         fputs("upstream: cannot handle signals\n", stderr);
     }
-    bool served = ready && start_listening(upstream) &&
+    bool served = ready && start_upstream(upstream) &&
                   event_base_dispatch(upstream->base) == 0;
     if (term != NULL) {
         event_free(term);
@@ -396,7 +396,7 @@ static bool serve(struct upstream *upstream)
 }
 
 /* Give back whatever create_server() and the requests in flight hold. */
-static void destroy_server(struct upstream *upstream)
+static void destroy_server(struct upstream_server *upstream)
 {
     while (!LIST_EMPTY(&upstream->delayed)) {
         struct delayed *delayed = LIST_FIRST(&upstream->delayed);
@@ -421,7 +421,7 @@ static void destroy_server(struct upstream *upstream)
 }
 
 /* Read the command line, or exit: with 0 after --help, with 2 if wrong. */
-static struct options parse_options(int argc, char **argv)
+static struct upstream_options parse_upstream_options(int argc, char **argv)
 {
     static const struct option LONG_OPTIONS[] = {
         {"listen", required_argument, NULL, 'l'},
@@ -432,7 +432,7 @@ static struct options parse_options(int argc, char **argv)
         {"version", no_argument, NULL, 'V'},
         {NULL, 0, NULL, 0},
     };
-    struct options options = {.status = HTTP_OK};
+    struct upstream_options options = {.status = HTTP_OK};
     const char *address = DEFAULT_LISTEN;
     double delay_ms = 0;
     int option = 0;
@@ -480,7 +480,8 @@ static struct options parse_options(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    struct upstream upstream = {.options = parse_options(argc, argv)};
+    struct upstream_server upstream = {.options =
+                                           parse_upstream_options(argc, argv)};
     struct sigaction ignore = {.sa_handler = SIG_IGN};
 
     LIST_INIT(&upstream.delayed);

@@ -26,7 +26,7 @@
 
 enum { MAX_TEXT = 64 * 1024, MEASURED_MS = 100 };
 
-struct script {
+struct scripted_server {
     int listener;
     int port;
     pthread_t thread;
@@ -34,7 +34,7 @@ struct script {
 };
 
 /* Waits for a connection. */
-static int next_client(const struct script *script)
+static int next_client(const struct scripted_server *script)
 {
     struct pollfd ready = {.fd = script->listener, .events = POLLIN};
     struct timeval patience = {.tv_sec = PATIENCE_MS / 1000};
@@ -111,7 +111,7 @@ static void echo_some(int fd, int count)
     }
 }
 
-static void start_script(struct script *script, void *(*run)(void *))
+static void start_script(struct scripted_server *script, void *(*run)(void *))
 {
     struct sockaddr_in address = {.sin_family = AF_INET,
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -128,7 +128,7 @@ static void start_script(struct script *script, void *(*run)(void *))
     ck_assert_int_eq(pthread_create(&script->thread, NULL, run, script), 0);
 }
 
-static void end_script(struct script *script)
+static void end_script(struct scripted_server *script)
 {
     ck_assert_int_eq(pthread_join(script->thread, NULL), 0);
     close(script->listener);
@@ -139,7 +139,7 @@ static void end_script(struct script *script)
  */
 
 /* A line of the file that --samples names. */
-struct sample {
+struct sample_line {
     double start_s;
     double latency_us;
     int connection;
@@ -147,7 +147,7 @@ struct sample {
 };
 
 /* Reads a file of samples. Returns how many there are. */
-static int read_samples(FILE *file, struct sample *samples, int max)
+static int read_samples(FILE *file, struct sample_line *samples, int max)
 {
     char text[256];
     int count = 0;
@@ -156,7 +156,7 @@ static int read_samples(FILE *file, struct sample *samples, int max)
     while (fgets(text, sizeof(text), file) != NULL) {
         char *end = NULL;
         ck_assert_int_lt(count, max);
-        struct sample *sample = &samples[count++];
+        struct sample_line *sample = &samples[count++];
         sample->start_s = strtod(text, &end);
         sample->latency_us = strtod(end, &end);
         sample->connection = (int)strtol(end, &end, 10);
@@ -215,7 +215,7 @@ static struct command *run_load(int port, const char *options)
 /* Runs load against a script. */
 static struct command *run_against(void *(*run)(void *), const char *options)
 {
-    struct script script = {0};
+    struct scripted_server script = {0};
     start_script(&script, run);
     struct command *load = run_load(script.port, options);
     end_script(&script);
@@ -467,13 +467,13 @@ static void *close_while_idle(void *arg)
     return NULL;
 }
 
-static const struct misdeed {
+static const struct faulty_server {
     void *(*run)(void *);
     const char *options;
     const char *failure;
     int count;
     int right;
-} MISDEEDS[] = {
+} FAULTY_SERVERS[] = {
     {serve_right, "-n 20", NULL, 0, 20},
     {serve_right, "-n 20 --lines-in-flight 7", NULL, 0, 20},
     {answer_another_text, "-n 10", "wrong", 1, 9},
@@ -505,13 +505,13 @@ static const struct misdeed {
     {stay_open, "-n 3 --timeout 0.3", "not_closed", 1, 3},
 };
 
-START_TEST(test_misdeed_is_named)
+START_TEST(test_fault_is_named)
 {
-    const struct misdeed *misdeed = &MISDEEDS[_i];
-    struct command *load = run_against(misdeed->run, misdeed->options);
-    check_failures(load, misdeed->failure, misdeed->count);
-    ck_assert_int_eq((int)figure(load->out, "right_replies"), misdeed->right);
-    ck_assert_int_eq((int)figure(load->out, "requests"), misdeed->right);
+    const struct faulty_server *faulty = &FAULTY_SERVERS[_i];
+    struct command *load = run_against(faulty->run, faulty->options);
+    check_failures(load, faulty->failure, faulty->count);
+    ck_assert_int_eq((int)figure(load->out, "right_replies"), faulty->right);
+    ck_assert_int_eq((int)figure(load->out, "requests"), faulty->right);
     command_free(load);
 }
 END_TEST
@@ -606,7 +606,7 @@ START_TEST(test_reasons_without_end_are_summed_up)
 END_TEST
 
 /* A server that is full says so unasked, and closes. */
-static void *turn_away(void *arg)
+static void *reject_client(void *arg)
 {
     int fd = next_client(arg);
     say(fd, "error: too many connections\n");
@@ -617,7 +617,7 @@ static void *turn_away(void *arg)
 
 START_TEST(test_rejected_connection_is_told)
 {
-    struct command *load = run_against(turn_away, "-n 1");
+    struct command *load = run_against(reject_client, "-n 1");
     ck_assert_int_eq(load->status, 1);
     ck_assert_int_eq((int)figure(load->out, "too many connections"), 1);
     command_free(load);
@@ -657,7 +657,7 @@ END_TEST
 
 static void *check_lines(void *arg)
 {
-    struct script *script = arg;
+    struct scripted_server *script = arg;
     char line[MAX_TEXT];
     char last[MAX_TEXT] = "";
     int fd = next_client(script);
@@ -674,7 +674,7 @@ static void *check_lines(void *arg)
 START_TEST(test_lines_have_the_size_asked_for)
 {
     static const int SIZES[] = {16, 17, 32, 4096, 60000};
-    struct script script = {.count = SIZES[_i]};
+    struct scripted_server script = {.count = SIZES[_i]};
     char options[64];
     (void)snprintf(options, sizeof(options), "-n 20 --line-size %d",
                    SIZES[_i]);
@@ -734,7 +734,7 @@ END_TEST
 
 static void *repeat_lines(void *arg)
 {
-    struct script *script = arg;
+    struct scripted_server *script = arg;
     char line[MAX_TEXT];
     char reply[MAX_TEXT];
     int fd = next_client(script);
@@ -754,7 +754,7 @@ static void *repeat_lines(void *arg)
 START_TEST(test_replies_of_another_size_are_checked)
 {
     static const int SIZES[] = {0, 5, 20, 33, 40000};
-    struct script script = {.count = SIZES[_i]};
+    struct scripted_server script = {.count = SIZES[_i]};
     char options[64];
     (void)snprintf(options, sizeof(options), "-n 20 --reply-size %d",
                    SIZES[_i]);
@@ -765,7 +765,8 @@ START_TEST(test_replies_of_another_size_are_checked)
     command_free(load);
 
     /* One byte less is a prefix. */
-    struct script shorter = {.count = SIZES[_i] > 0 ? SIZES[_i] - 1 : 0};
+    struct scripted_server shorter = {.count =
+                                          SIZES[_i] > 0 ? SIZES[_i] - 1 : 0};
     start_script(&shorter, repeat_lines);
     load = run_load(shorter.port, options);
     end_script(&shorter);
@@ -809,7 +810,7 @@ END_TEST
 /* Notes when the client has closed. */
 static void *note_the_end(void *arg)
 {
-    struct script *script = arg;
+    struct scripted_server *script = arg;
     echo_the_rest(next_client(script));
     script->count = 1;
     return NULL;
@@ -817,7 +818,7 @@ static void *note_the_end(void *arg)
 
 START_TEST(test_hold_stays_connected)
 {
-    struct script script = {0};
+    struct scripted_server script = {0};
     start_script(&script, note_the_end);
     struct command *load =
         command_start("%s --connect 127.0.0.1:%d -n 3 --hold --json -",
@@ -838,7 +839,7 @@ END_TEST
 
 static void *close_when_told(void *arg)
 {
-    struct script *script = arg;
+    struct scripted_server *script = arg;
     int fd = next_client(script);
     echo_some(fd, 3);
     close(fd);
@@ -847,7 +848,7 @@ static void *close_when_told(void *arg)
 
 START_TEST(test_hold_notices_an_early_close)
 {
-    struct script script = {0};
+    struct scripted_server script = {0};
     start_script(&script, close_when_told);
     struct command *load =
         command_start("%s --connect 127.0.0.1:%d -n 3 --hold --json -",
@@ -967,7 +968,7 @@ static void *serve_one_slowly(void *arg)
 START_TEST(test_closed_loop_goes_on_until_measured_lines_are_answered)
 {
     enum { MAX_SAMPLES = 4096 };
-    static struct sample samples[MAX_SAMPLES];
+    static struct sample_line samples[MAX_SAMPLES];
     char path[] = "/tmp/bench_load.XXXXXX";
     char options[80];
     int measured = 0;
@@ -1082,7 +1083,7 @@ START_TEST(test_open_loop_ends_when_overrun)
 }
 END_TEST
 
-static int compare(const void *a, const void *b)
+static int compare_doubles(const void *a, const void *b)
 {
     double x = *(const double *)a;
     double y = *(const double *)b;
@@ -1101,7 +1102,7 @@ START_TEST(test_figures_follow_from_the_samples)
     };
     char path[] = "/tmp/bench_load.XXXXXX";
     char options[64];
-    struct sample samples[REQUESTS];
+    struct sample_line samples[REQUESTS];
     double latencies[REQUESTS];
     double sum = 0;
     int fd = mkstemp(path);
@@ -1124,7 +1125,7 @@ START_TEST(test_figures_follow_from_the_samples)
                             i > 0 ? samples[i - 1].start_s : 0);
         latencies[i] = samples[i].latency_us;
     }
-    qsort(latencies, REQUESTS, sizeof(latencies[0]), compare);
+    qsort(latencies, REQUESTS, sizeof(latencies[0]), compare_doubles);
     for (int i = 0; i < COUNT(PERCENTILES); i++) {
         ck_assert_double_eq_tol(figure(load->out, PERCENTILES[i].key),
                                 latencies[PERCENTILES[i].rank - 1], 0.0005);
@@ -1142,7 +1143,7 @@ START_TEST(test_full_disk_is_an_error)
     static const char *const OUTPUTS[] = {"--samples /dev/full",
                                           "--json /dev/full", ">/dev/full",
                                           "--json - >/dev/full"};
-    struct script script = {0};
+    struct scripted_server script = {0};
     start_script(&script, serve_right);
     struct command *load =
         command_run("%s --connect 127.0.0.1:%d -n 1000 %s",
@@ -1168,7 +1169,7 @@ END_TEST
 
 START_TEST(test_report_names_what_failed)
 {
-    struct script script = {0};
+    struct scripted_server script = {0};
     start_script(&script, answer_another_text);
     struct command *load = command_run("%s --connect 127.0.0.1:%d -n 10",
                                        kit_program("load"), script.port);
@@ -1285,7 +1286,8 @@ static void add_server_tests(Suite *suite)
 {
     TCase *failures = tcase_create("failures");
     tcase_set_timeout(failures, TEST_TIMEOUT);
-    tcase_add_loop_test(failures, test_misdeed_is_named, 0, COUNT(MISDEEDS));
+    tcase_add_loop_test(failures, test_fault_is_named, 0,
+                        COUNT(FAULTY_SERVERS));
     tcase_add_test(failures, test_lines_left_unsent_are_counted);
     tcase_add_test(failures, test_other_connections_go_on);
     tcase_add_test(failures, test_early_close_of_all_ends_the_run);
