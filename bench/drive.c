@@ -149,9 +149,8 @@ static void watch(const struct driver *driver,
         .events = events,
         .data.fd = (int)index_of(driver, connection),
     };
-    if (epoll_ctl(driver->epoll, operation, connection->fd, &event) != 0) {
+    if (epoll_ctl(driver->epoll, operation, connection->fd, &event) != 0)
         perror("load: epoll_ctl");
-    }
 }
 
 /* The measured time begins. */
@@ -159,12 +158,10 @@ static void begin_measuring(struct driver *driver, uint64_t now)
 {
     const struct plan *plan = driver->plan;
     driver->measure_ns = now;
-    if (plan->seconds > 0) {
+    if (plan->seconds > 0)
         driver->end_ns = now + to_ns(plan->seconds);
-    }
-    if (driver->total == FOREVER && plan->requests > 0) {
+    if (driver->total == FOREVER && plan->requests > 0)
         driver->total = driver->outcome->sent + plan->requests;
-    }
     take_usage(&driver->usage_before);
 }
 
@@ -179,19 +176,15 @@ static bool may_send(const struct driver *driver,
                      const struct load_connection *connection, uint64_t number)
 {
     const struct plan *plan = driver->plan;
-    if (driver->stopped || number - connection->head >= plan->depth) {
+    if (driver->stopped || number - connection->head >= plan->depth)
         return false;
-    }
-    if (plan->rate > 0) {
+    if (plan->rate > 0)
         return number < connection->due;
-    }
-    if (driver->first_round && number > 0) {
+    if (driver->first_round && number > 0)
         return false;
-    }
     if (plan->one_by_one && !(driver->granted && number == connection->next &&
-                              index_of(driver, connection) == driver->turn)) {
+                              index_of(driver, connection) == driver->turn))
         return false;
-    }
     return driver->outcome->sent + (number - connection->next) < driver->total;
 }
 
@@ -211,14 +204,12 @@ static void enter_line(struct driver *driver,
         line->measured = i >= driver->warmup;
         driver->waiting--;
     } else {
-        if (driver->outcome->sent == driver->warmup) {
+        if (driver->outcome->sent == driver->warmup)
             begin_measuring(driver, now);
-        }
         line->measured = driver->measure_ns != 0 && now < driver->end_ns;
     }
-    if (line->measured) {
+    if (line->measured)
         driver->measured_count++;
-    }
     driver->granted = false;
     connection->next++;
     driver->in_flight_count++;
@@ -231,18 +222,16 @@ static void note_lateness(struct driver *driver, const struct in_flight *line)
     double late = (double)(line->sent_ns - line->from_ns) / 1e9;
     driver->outcome->on_time++;
     driver->outcome->late_sum += late;
-    if (late > driver->outcome->late_max) {
+    if (late > driver->outcome->late_max)
         driver->outcome->late_max = late;
-    }
 }
 
 /* A line is in flight no longer. */
 static void leave_flight(struct driver *driver, const struct in_flight *line)
 {
     driver->in_flight_count--;
-    if (line->measured) {
+    if (line->measured)
         driver->measured_count--;
-    }
 }
 
 /* Give the connection up and close its descriptor. */
@@ -255,9 +244,8 @@ static void drop_connection(struct driver *driver,
     free(connection->partial);
     connection->partial = NULL;
     driver->open--;
-    if (driver->plan->rate > 0) {
+    if (driver->plan->rate > 0)
         driver->waiting -= connection->due - connection->next;
-    }
 }
 
 /*
@@ -269,9 +257,8 @@ static void lose_connection(struct driver *driver,
                             enum failure failure)
 {
     bool later_answered = false;
-    if (connection->head == connection->next) {
+    if (connection->head == connection->next)
         count_failure(driver, failure);
-    }
     for (uint64_t i = connection->next; i > connection->head; i--) {
         const struct in_flight *line = slot(driver, connection, i - 1);
         if (line->answered) {
@@ -337,9 +324,8 @@ static void send_lines(struct driver *driver,
     while (connection->open) {
         size_t begin = 0;
         size_t end = fill_out(driver, connection, &begin);
-        if (begin == end) {
+        if (begin == end)
             break;
-        }
         uint64_t now = clock_ns();
         ssize_t sent = send(connection->fd, driver->out + begin, end - begin,
                             MSG_NOSIGNAL);
@@ -383,10 +369,9 @@ static void count_reason(struct outcome *outcome, const char *reason,
         return;
     }
     struct error_count *entry = &outcome->reasons[outcome->reason_count++];
-    if (outcome->reason_count == MAX_REASONS) {
-        memcpy(text, "other reasons", sizeof("other reasons"));
-    }
-    memcpy(entry->text, text, sizeof(text));
+    if (outcome->reason_count == MAX_REASONS)
+        memcpy(text, "other reasons", sizeof "other reasons");
+    memcpy(entry->text, text, sizeof text);
     entry->count = 1;
 }
 
@@ -415,9 +400,8 @@ static bool overtaken(const struct driver *driver,
                       uint64_t number)
 {
     uint64_t i = connection->early > 0 ? number + 1 : connection->next;
-    while (i < connection->next && !slot(driver, connection, i)->answered) {
+    while (i < connection->next && !slot(driver, connection, i)->answered)
         i++;
-    }
     return i < connection->next;
 }
 
@@ -438,15 +422,12 @@ static void take_right(struct driver *driver,
         count_failure(driver, FAILED_REORDERED);
     } else {
         driver->outcome->right++;
-        if (begun && now < driver->end_ns) {
+        if (begun && now < driver->end_ns)
             driver->in_window++;
-        }
-        if (line->measured) {
+        if (line->measured)
             driver->last_ns = now;
-        }
-        if (begun && !samples_add(&driver->outcome->samples, sample)) {
+        if (begun && !samples_add(&driver->outcome->samples, sample))
             driver->out_of_memory = true;
-        }
     }
     settle_line(driver, connection, number);
 }
@@ -470,11 +451,10 @@ static void take_reply(struct driver *driver,
 
     driver->outcome->replies++;
     if (verdict == REPLY_ERROR) {
-        size_t skip = sizeof("error: ") - 1;
+        size_t skip = sizeof "error: " - 1;
         count_reason(driver->outcome, reply + skip, len - skip);
-        if (asked) {
+        if (asked)
             settle_line(driver, connection, head);
-        }
     } else if (!asked) {
         count_failure(driver, FAILED_SURPLUS);
     } else if (verdict == REPLY_RIGHT) {
@@ -521,14 +501,11 @@ static void take_replies(struct driver *driver,
     while (len > 0) {
         const char *end = memchr(data, '\n', len);
         size_t piece = end == NULL ? len : (size_t)(end - data);
-        if (end == NULL || connection->partial_len > 0) {
-            if (!keep_piece(driver, connection, data, piece)) {
+        if (end == NULL || connection->partial_len > 0)
+            if (!keep_piece(driver, connection, data, piece))
                 return;
-            }
-        }
-        if (end == NULL) {
+        if (end == NULL)
             return;
-        }
         if (connection->partial_len > 0) {
             size_t kept = connection->partial_len < driver->partial_size
                               ? connection->partial_len
@@ -552,9 +529,8 @@ static void take_end(struct driver *driver, struct load_connection *connection)
         lose_connection(driver, connection, FAILED_CLOSED_EARLY);
         return;
     }
-    if (connection->partial_len > 0) {
+    if (connection->partial_len > 0)
         count_failure(driver, FAILED_SURPLUS);
-    }
     drop_connection(driver, connection);
 }
 
@@ -563,11 +539,10 @@ static void receive_replies(struct driver *driver,
                             struct load_connection *connection)
 {
     ssize_t len = recv(connection->fd, driver->in, BUFFER_SIZE, 0);
-    if (len > 0) {
+    if (len > 0)
         take_replies(driver, connection, driver->in, (size_t)len, clock_ns());
-    } else if (len == 0 || (errno != EAGAIN && errno != EINTR)) {
+    else if (len == 0 || (errno != EAGAIN && errno != EINTR))
         take_end(driver, connection);
-    }
 }
 
 /* A connection could not be made. */
@@ -575,9 +550,8 @@ static void fail_connect(struct driver *driver,
                          struct load_connection *connection, int error)
 {
     count_failure(driver, FAILED_CONNECT);
-    if (driver->outcome->connect_errno == 0) {
+    if (driver->outcome->connect_errno == 0)
         driver->outcome->connect_errno = error;
-    }
     if (connection->fd >= 0) {
         (void)close(connection->fd);
         connection->fd = -1;
@@ -598,10 +572,9 @@ static void end_connect(struct driver *driver,
                         struct load_connection *connection)
 {
     int error = 0;
-    socklen_t len = sizeof(error);
-    if (getsockopt(connection->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0) {
+    socklen_t len = sizeof error;
+    if (getsockopt(connection->fd, SOL_SOCKET, SO_ERROR, &error, &len) != 0)
         error = errno;
-    }
     connection->connecting = false;
     driver->connecting--;
     if (error != 0) {
@@ -623,19 +596,17 @@ static int bind_source(const struct driver *driver, int fd, uint32_t index)
     int one = 1;
     if (index < CONNECTIONS_PER_SOURCE || server->u.any.sa_family != AF_INET ||
         ntohl(server->u.in.sin_addr.s_addr) >> IN_CLASSA_NSHIFT !=
-            IN_LOOPBACKNET) {
+            IN_LOOPBACKNET)
         return 0;
-    }
     struct sockaddr_in source = {
         .sin_family = AF_INET,
         .sin_addr.s_addr =
             htonl(INADDR_LOOPBACK + index / CONNECTIONS_PER_SOURCE),
     };
     if (setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one,
-                   sizeof(one)) != 0) {
+                   sizeof one) != 0)
         return -1;
-    }
-    return bind(fd, (struct sockaddr *)&source, sizeof(source));
+    return bind(fd, (struct sockaddr *)&source, sizeof source);
 }
 
 /* Begin to connect the next connection. */
@@ -649,7 +620,7 @@ static void begin_connect(struct driver *driver)
                             SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (connection->fd < 0 ||
         setsockopt(connection->fd, IPPROTO_TCP, TCP_NODELAY, &one,
-                   sizeof(one)) != 0 ||
+                   sizeof one) != 0 ||
         bind_source(driver, connection->fd, index) != 0) {
         fail_connect(driver, connection, errno);
         return;
@@ -694,12 +665,10 @@ static void handle_event(struct driver *driver,
         end_connect(driver, connection);
         return;
     }
-    if (connection->open && (events & ~(uint32_t)EPOLLOUT) != 0) {
+    if (connection->open && (events & ~(uint32_t)EPOLLOUT) != 0)
         receive_replies(driver, connection);
-    }
-    if (connection->open) {
+    if (connection->open)
         send_lines(driver, connection);
-    }
 }
 
 /*
@@ -716,9 +685,8 @@ static int wait_for_events(struct driver *driver, uint64_t wait_ns,
     if (!driver->coarse) {
         int count =
             epoll_pwait2(driver->epoll, events, MAX_EVENTS, &wait, NULL);
-        if (count >= 0 || errno != ENOSYS) {
+        if (count >= 0 || errno != ENOSYS)
             return count;
-        }
         driver->coarse = true;
     }
     /* Spin for the last millisecond rather than be late. */
@@ -736,9 +704,8 @@ static bool handle_events(struct driver *driver, uint64_t until)
         uint64_t tick = driver->timeout_ns / 10;
         driver->tick_ns = now + (tick < SECOND / 4 ? tick : SECOND / 4);
     }
-    if (driver->tick_ns < until) {
+    if (driver->tick_ns < until)
         until = driver->tick_ns;
-    }
     int count = wait_for_events(driver, until > now ? until - now : 0, events);
     if (count < 0 && errno != EINTR) {
         perror("load: epoll_wait");
@@ -775,9 +742,8 @@ static bool connect_all(struct driver *driver)
             driver->connecting < MAX_CONNECTING && driver->asked < all
                 ? 0
                 : FOREVER;
-        if (!handle_events(driver, until)) {
+        if (!handle_events(driver, until))
             return false;
-        }
     }
     return true;
 }
@@ -788,25 +754,21 @@ static uint64_t release_lines(struct driver *driver)
     uint32_t all = driver->plan->connections;
     while (driver->released < driver->total) {
         uint64_t intended = intended_ns(driver, driver->released);
-        if (clock_ns() < intended) {
+        if (clock_ns() < intended)
             return intended;
-        }
-        if (driver->released == driver->warmup) {
+        if (driver->released == driver->warmup)
             begin_measuring(driver, intended);
-        }
         struct load_connection *connection =
             &driver->connections[driver->released % all];
         driver->released++;
         connection->due++;
-        if (!connection->open) {
+        if (!connection->open)
             continue;
-        }
         driver->waiting++;
         send_lines(driver, connection);
-        if (connection->open && connection->next == connection->due) {
+        if (connection->open && connection->next == connection->due)
             note_lateness(driver,
                           slot(driver, connection, connection->due - 1));
-        }
     }
     return FOREVER;
 }
@@ -826,18 +788,14 @@ static void pass_turn(struct driver *driver)
 /* Tell whether the last line was sent and has its reply. */
 static bool all_done(const struct driver *driver)
 {
-    if (driver->open == 0) {
+    if (driver->open == 0)
         return true;
-    }
-    if (driver->in_flight_count > 0) {
+    if (driver->in_flight_count > 0)
         return false;
-    }
-    if (driver->stopped) {
+    if (driver->stopped)
         return true;
-    }
-    if (driver->plan->rate > 0) {
+    if (driver->plan->rate > 0)
         return driver->released == driver->total && driver->waiting == 0;
-    }
     return driver->outcome->sent == driver->total;
 }
 
@@ -853,9 +811,8 @@ static uint64_t keep_time(struct driver *driver)
     if (plan->rate <= 0 && plan->warmup_seconds > 0 &&
         driver->measure_ns == 0 && !driver->first_round) {
         next = driver->start_ns + to_ns(plan->warmup_seconds);
-        if (now >= next) {
+        if (now >= next)
             begin_measuring(driver, now);
-        }
     }
     if (driver->measure_ns != 0 && !driver->window_over) {
         next = driver->end_ns;
@@ -869,10 +826,8 @@ static uint64_t keep_time(struct driver *driver)
      * reply: with fewer and fewer lines beside them the slow ones would look
      * faster than they are.
      */
-    if (driver->window_over && plan->rate <= 0 &&
-        driver->measured_count == 0) {
+    if (driver->window_over && plan->rate <= 0 && driver->measured_count == 0)
         driver->stopped = true;
-    }
     return next;
 }
 
@@ -882,13 +837,11 @@ static uint64_t keep_time(struct driver *driver)
  */
 static uint64_t limit_backlog(struct driver *driver)
 {
-    if (driver->released < driver->total) {
+    if (driver->released < driver->total)
         return FOREVER;
-    }
     uint64_t limit = intended_ns(driver, driver->total) + driver->timeout_ns;
-    if (clock_ns() >= limit) {
+    if (clock_ns() >= limit)
         driver->stopped = true;
-    }
     return limit;
 }
 
@@ -900,9 +853,8 @@ static uint64_t earlier(uint64_t a, uint64_t b)
 /* Closed loop: let each connection send. */
 static void send_on_all(struct driver *driver)
 {
-    for (uint32_t i = 0; i < driver->plan->connections; i++) {
+    for (uint32_t i = 0; i < driver->plan->connections; i++)
         send_lines(driver, &driver->connections[i]);
-    }
 }
 
 /*
@@ -934,24 +886,20 @@ static bool run(struct driver *driver)
     for (;;) {
         end_first_round(driver);
         uint64_t next = keep_time(driver);
-        if (plan->one_by_one) {
+        if (plan->one_by_one)
             pass_turn(driver);
-        }
         if (plan->rate > 0) {
             next = earlier(next, release_lines(driver));
             next = earlier(next, limit_backlog(driver));
         }
-        if (all_done(driver)) {
+        if (all_done(driver))
             break;
-        }
-        if (!handle_events(driver, next)) {
+        if (!handle_events(driver, next))
             return false;
-        }
     }
     driver->stopped = true;
-    if (!driver->window_over) {
+    if (!driver->window_over)
         take_usage(&driver->usage_after);
-    }
     return true;
 }
 
@@ -968,11 +916,9 @@ static bool hold(struct driver *driver)
             "load: holding %" PRIu32 " connections until there is a line, or "
             "the end, on standard input\n",
             driver->open);
-    while (!driver->stdin_ended) {
-        if (!handle_events(driver, FOREVER)) {
+    while (!driver->stdin_ended)
+        if (!handle_events(driver, FOREVER))
             return false;
-        }
-    }
     return epoll_ctl(driver->epoll, EPOLL_CTL_DEL, STDIN_FILENO, NULL) == 0;
 }
 
@@ -982,25 +928,20 @@ static bool close_all(struct driver *driver)
     driver->phase = CLOSING;
     for (uint32_t i = 0; i < driver->plan->connections; i++) {
         struct load_connection *connection = &driver->connections[i];
-        if (!connection->open) {
+        if (!connection->open)
             continue;
-        }
-        if (connection->blocked) {
+        if (connection->blocked)
             watch(driver, connection, EPOLL_CTL_MOD, EPOLLIN);
-        }
         connection->blocked = false;
         /* Unsent bytes are of a line that was answered before its end. */
         connection->tail = 0;
-        if (shutdown(connection->fd, SHUT_WR) != 0) {
+        if (shutdown(connection->fd, SHUT_WR) != 0)
             take_end(driver, connection);
-        }
     }
     uint64_t limit = clock_ns() + driver->timeout_ns;
-    while (driver->open > 0 && clock_ns() < limit) {
-        if (!handle_events(driver, limit)) {
+    while (driver->open > 0 && clock_ns() < limit)
+        if (!handle_events(driver, limit))
             return false;
-        }
-    }
     driver->outcome->failures[FAILED_NOT_CLOSED] = driver->open;
     return true;
 }
@@ -1011,11 +952,10 @@ static void count_lines(struct driver *driver)
     const struct plan *plan = driver->plan;
     bool timed = plan->rate <= 0 && plan->warmup_seconds > 0;
     driver->warmup = plan->warmup_requests;
-    if (timed) {
+    if (timed)
         driver->warmup = FOREVER;
-    } else if (plan->rate > 0 && plan->warmup_seconds > 0) {
+    else if (plan->rate > 0 && plan->warmup_seconds > 0)
         driver->warmup = (uint64_t)(plan->rate * plan->warmup_seconds + 0.5);
-    }
     driver->total = FOREVER;
     if (plan->requests > 0 && !timed) {
         driver->total = driver->warmup + plan->requests;
@@ -1046,19 +986,17 @@ static bool prepare(struct driver *driver)
     const struct plan *plan = driver->plan;
     size_t slots = (size_t)plan->connections * plan->depth;
     /* One byte more than is right, to see when there is one. */
-    driver->partial_size = sizeof("echo: ") + plan->reply_size;
-    if (driver->partial_size < sizeof("error: ") + REASON_LEN) {
-        driver->partial_size = sizeof("error: ") + REASON_LEN;
-    }
+    driver->partial_size = sizeof "echo: " + plan->reply_size;
+    if (driver->partial_size < sizeof "error: " + REASON_LEN)
+        driver->partial_size = sizeof "error: " + REASON_LEN;
     driver->out_size = plan->line_size + 1;
-    if (driver->out_size < BUFFER_SIZE) {
+    if (driver->out_size < BUFFER_SIZE)
         driver->out_size = BUFFER_SIZE;
-    }
     driver->in = malloc(BUFFER_SIZE);
     driver->out = malloc(driver->out_size);
     driver->connections =
-        calloc(plan->connections, sizeof(*driver->connections));
-    driver->in_flight = calloc(slots, sizeof(*driver->in_flight));
+        calloc(plan->connections, sizeof *driver->connections);
+    driver->in_flight = calloc(slots, sizeof *driver->in_flight);
     if (!payload_init(&driver->payload, plan->line_size, plan->reply_size) ||
         driver->in == NULL || driver->out == NULL ||
         driver->connections == NULL || driver->in_flight == NULL) {
@@ -1076,14 +1014,12 @@ static bool prepare(struct driver *driver)
 static void give_back(struct driver *driver)
 {
     for (uint32_t i = 0; i < driver->asked; i++) {
-        if (driver->connections[i].fd >= 0) {
+        if (driver->connections[i].fd >= 0)
             (void)close(driver->connections[i].fd);
-        }
         free(driver->connections[i].partial);
     }
-    if (driver->epoll >= 0) {
+    if (driver->epoll >= 0)
         (void)close(driver->epoll);
-    }
     free(driver->connections);
     free(driver->in_flight);
     free(driver->in);
@@ -1102,12 +1038,10 @@ static void conclude(const struct driver *driver)
 {
     const struct plan *plan = driver->plan;
     struct outcome *outcome = driver->outcome;
-    if (driver->total != FOREVER) {
+    if (driver->total != FOREVER)
         outcome->failures[FAILED_UNSENT] = driver->total - outcome->sent;
-    }
-    if (driver->measure_ns == 0) {
+    if (driver->measure_ns == 0)
         return;
-    }
     outcome->began_ns = driver->measure_ns;
     if (driver->window_over) {
         outcome->seconds = plan->seconds;
@@ -1119,9 +1053,8 @@ static void conclude(const struct driver *driver)
                 : 0;
         outcome->seconds =
             (double)(driver->last_ns - driver->measure_ns) / 1e9;
-        if (outcome->seconds < schedule) {
+        if (outcome->seconds < schedule)
             outcome->seconds = schedule;
-        }
         outcome->rate = (double)outcome->samples.measured / outcome->seconds;
     }
     outcome->cpu_user = cpu_seconds(driver->usage_before.ru_utime,

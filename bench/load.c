@@ -143,7 +143,7 @@ static void warmup_option(struct plan *plan, const char *text)
     size_t len = strlen(text);
     plan->warmup_requests = 0;
     plan->warmup_seconds = 0;
-    if (len > 1 && len <= sizeof(seconds) && text[len - 1] == 's') {
+    if (len > 1 && len <= sizeof seconds && text[len - 1] == 's') {
         memcpy(seconds, text, len - 1);
         seconds[len - 1] = '\0';
         plan->warmup_seconds = decimal_argument(
@@ -158,20 +158,16 @@ static void warmup_option(struct plan *plan, const char *text)
 static void complete_plan(struct plan *plan, const char *address, bool sized)
 {
     plan->server = address_argument("load", "--connect", address);
-    if (plan->requests > 0 && plan->seconds > 0) {
+    if (plan->requests > 0 && plan->seconds > 0)
         exit_bad_usage("load", "--requests and --duration exclude each other");
-    }
-    if (plan->one_by_one && (plan->rate > 0 || plan->depth > 1)) {
+    if (plan->one_by_one && (plan->rate > 0 || plan->depth > 1))
         exit_bad_usage("load", "--one-by-one goes with neither --rate nor "
                                "--lines-in-flight");
-    }
-    if (plan->requests == 0 && plan->seconds <= 0) {
+    if (plan->requests == 0 && plan->seconds <= 0)
         plan->requests =
             plan->one_by_one ? plan->connections : DEFAULT_REQUESTS;
-    }
-    if (!sized) {
+    if (!sized)
         plan->reply_size = plan->line_size;
-    }
 }
 
 /* Read the command line, or exit: with 0 after --help, with 2 if wrong. */
@@ -302,9 +298,8 @@ static bool work_out(const struct plan *plan, const struct outcome *outcome,
                      struct figures *figures)
 {
     *figures = (struct figures){.right = outcome->error_replies == 0};
-    for (int i = 0; i < FAILURES; i++) {
+    for (int i = 0; i < FAILURES; i++)
         figures->right = figures->right && outcome->failures[i] == 0;
-    }
     if (!samples_latency(&outcome->samples, &figures->latency)) {
         fputs("load: out of memory\n", stderr);
         return false;
@@ -312,14 +307,12 @@ static bool work_out(const struct plan *plan, const struct outcome *outcome,
     figures->concurrency =
         outcome->rate * figures->latency.mean_ns / 1e9 / lines_in_flight(plan);
     double requests = outcome->rate * outcome->seconds;
-    if (requests > 0) {
+    if (requests > 0)
         figures->cpu_us =
             (outcome->cpu_user + outcome->cpu_sys) * 1e6 / requests;
-    }
-    if (outcome->on_time > 0) {
+    if (outcome->on_time > 0)
         figures->late_mean_us =
             outcome->late_sum * 1e6 / (double)outcome->on_time;
-    }
     return true;
 }
 
@@ -331,9 +324,8 @@ static double us(uint64_t ns)
 /* Write text with nothing in it that could upset a terminal. */
 static void print_plain(FILE *file, const char *text)
 {
-    for (; *text != '\0'; text++) {
+    for (; *text != '\0'; text++)
         (void)fputc(*text >= ' ' && *text <= '~' ? *text : '?', file);
-    }
 }
 
 /* Write the figures for a person to read. */
@@ -352,20 +344,17 @@ static void print_report(const struct plan *plan,
            lines_in_flight(plan));
     printf("own CPU     user %.3f s, system %.3f s: %.2f us per request\n",
            outcome->cpu_user, outcome->cpu_sys, figures->cpu_us);
-    if (plan->rate > 0) {
+    if (plan->rate > 0)
         printf("own delay   mean %.1f us, max %.1f us\n",
                figures->late_mean_us, outcome->late_max * 1e6);
-    }
     printf("in all      %" PRIu32 " connections, %" PRIu64 " lines, %" PRIu64
            " replies, %" PRIu64 " right\n",
            outcome->connected, outcome->sent, outcome->replies,
            outcome->right);
-    for (int i = 0; i < FAILURES; i++) {
-        if (outcome->failures[i] > 0) {
+    for (int i = 0; i < FAILURES; i++)
+        if (outcome->failures[i] > 0)
             printf("FAILED      %s %" PRIu64 "\n", FAILURE_NAMES[i],
                    outcome->failures[i]);
-        }
-    }
     for (size_t i = 0; i < outcome->reason_count; i++) {
         printf("FAILED      error: ");
         print_plain(stdout, outcome->reasons[i].text);
@@ -379,13 +368,12 @@ static void write_json_string(FILE *file, const char *text)
     (void)fputc('"', file);
     for (; *text != '\0'; text++) {
         unsigned char c = (unsigned char)*text;
-        if (c == '"' || c == '\\') {
+        if (c == '"' || c == '\\')
             fprintf(file, "\\%c", c);
-        } else if (c < ' ' || c > '~') {
+        else if (c < ' ' || c > '~')
             fprintf(file, "\\u%04x", c);
-        } else {
+        else
             (void)fputc(c, file);
-        }
     }
     (void)fputc('"', file);
 }
@@ -444,10 +432,9 @@ static void write_json(FILE *file, const struct plan *plan,
         fprintf(file, ": %" PRIu64, outcome->reasons[i].count);
     }
     fputs("},\n  \"failures\": {", file);
-    for (int i = 0; i < FAILURES; i++) {
+    for (int i = 0; i < FAILURES; i++)
         fprintf(file, "%s\"%s\": %" PRIu64, i > 0 ? ", " : "",
                 FAILURE_NAMES[i], outcome->failures[i]);
-    }
     fprintf(file, "},\n  \"right\": %s\n}\n",
             figures->right ? "true" : "false");
 }
@@ -456,9 +443,8 @@ static void write_json(FILE *file, const struct plan *plan,
 static FILE *open_output(const char *path)
 {
     FILE *file = fopen(path, "w");
-    if (file == NULL) {
+    if (file == NULL)
         fprintf(stderr, "load: cannot write %s: %s\n", path, strerror(errno));
-    }
     return file;
 }
 
@@ -491,12 +477,10 @@ static int load(const struct load_options *options, FILE *samples, FILE *json)
                 format_address(&options->plan.server, address),
                 strerror(outcome.connect_errno));
     }
-    if (done && json != NULL) {
+    if (done && json != NULL)
         write_json(json, &options->plan, &outcome, &figures);
-    }
-    if (done && json != stdout) {
+    if (done && json != stdout)
         print_report(&options->plan, &outcome, &figures);
-    }
     if (done && samples != NULL) {
         /* An error here is still known when the file is closed. */
         (void)samples_write(&outcome.samples, samples);
@@ -514,31 +498,26 @@ int main(int argc, char **argv)
     /* Opened first: an hour's run must not end with a wrong file name. */
     if (options.samples != NULL) {
         samples = open_output(options.samples);
-        if (samples == NULL) {
+        if (samples == NULL)
             return 1;
-        }
     }
     if (same(options.json, "-")) {
         json = stdout;
     } else if (options.json != NULL) {
         json = open_output(options.json);
         if (json == NULL) {
-            if (samples != NULL) {
+            if (samples != NULL)
                 (void)fclose(samples);
-            }
             return 1;
         }
     }
 
     int status = load(&options, samples, json);
-    if (samples != NULL && !close_output(samples, options.samples)) {
+    if (samples != NULL && !close_output(samples, options.samples))
         status = 1;
-    }
-    if (json != NULL && json != stdout && !close_output(json, options.json)) {
+    if (json != NULL && json != stdout && !close_output(json, options.json))
         status = 1;
-    }
-    if (!close_stdout("load")) {
+    if (!close_stdout("load"))
         status = 1;
-    }
     return status;
 }

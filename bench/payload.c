@@ -12,8 +12,8 @@
 #define ERROR "error: "
 
 enum {
-    ECHO_LEN = sizeof(ECHO) - 1,
-    ERROR_LEN = sizeof(ERROR) - 1,
+    ECHO_LEN = sizeof ECHO - 1,
+    ERROR_LEN = sizeof ERROR - 1,
     CONNECTION_DIGITS = 6,
     NUMBER_DIGITS = 9,
     LETTERS = 26,
@@ -27,12 +27,10 @@ bool payload_init(struct payload *payload, size_t line_size, size_t reply_size)
     payload->line_size = line_size;
     payload->reply_size = reply_size;
     payload->filler = malloc(line_size + LETTERS);
-    if (payload->filler == NULL) {
+    if (payload->filler == NULL)
         return false;
-    }
-    for (size_t i = 0; i < line_size + LETTERS; i++) {
+    for (size_t i = 0; i < line_size + LETTERS; i++)
         payload->filler[i] = (char)('a' + i % LETTERS);
-    }
     return true;
 }
 
@@ -91,21 +89,18 @@ static bool begins_right(const struct payload *payload, uint32_t connection,
 {
     char tag[LINE_TAG];
     if (len > payload_reply_length(payload) ||
-        !same_start(reply, ECHO, ECHO_LEN, len)) {
+        !same_start(reply, ECHO, ECHO_LEN, len))
         return false;
-    }
     write_tag(tag, connection, number);
     const char *filler = filler_of(payload, connection, number);
     /* Once for a plain echo, more often for a body that repeats the line. */
     for (size_t at = ECHO_LEN; at < len; at += payload->line_size) {
-        if (!same_start(reply + at, tag, LINE_TAG, len - at)) {
+        if (!same_start(reply + at, tag, LINE_TAG, len - at))
             return false;
-        }
         if (len - at > LINE_TAG &&
             !same_start(reply + at + LINE_TAG, filler,
-                        payload->line_size - LINE_TAG, len - at - LINE_TAG)) {
+                        payload->line_size - LINE_TAG, len - at - LINE_TAG))
             return false;
-        }
     }
     return true;
 }
@@ -115,9 +110,8 @@ static bool read_digits(const char *text, int digits, uint64_t *value)
 {
     *value = 0;
     for (int i = 0; i < digits; i++) {
-        if (text[i] < '0' || text[i] > '9') {
+        if (text[i] < '0' || text[i] > '9')
             return false;
-        }
         *value = *value * 10 + (uint64_t)(text[i] - '0');
     }
     return true;
@@ -127,12 +121,10 @@ static bool read_digits(const char *text, int digits, uint64_t *value)
 static uint64_t nearest_number(uint64_t number, uint64_t written)
 {
     uint64_t near = number - number % NUMBERS + written;
-    if (near > number + NUMBERS / 2 && near >= NUMBERS) {
+    if (near > number + NUMBERS / 2 && near >= NUMBERS)
         return near - NUMBERS;
-    }
-    if (near + NUMBERS / 2 < number) {
+    if (near + NUMBERS / 2 < number)
         return near + NUMBERS;
-    }
     return near;
 }
 
@@ -140,13 +132,11 @@ enum verdict payload_judge(const struct payload *payload, uint32_t connection,
                            uint64_t number, const char *reply, size_t len,
                            uint64_t *other)
 {
-    if (begins_right(payload, connection, number, reply, len)) {
+    if (begins_right(payload, connection, number, reply, len))
         return len == payload_reply_length(payload) ? REPLY_RIGHT
                                                     : REPLY_PREFIX;
-    }
-    if (len >= ERROR_LEN && memcmp(reply, ERROR, ERROR_LEN) == 0) {
+    if (len >= ERROR_LEN && memcmp(reply, ERROR, ERROR_LEN) == 0)
         return REPLY_ERROR;
-    }
     uint64_t their_connection = 0;
     uint64_t their_number = 0;
     const char *tag = reply + ECHO_LEN;
@@ -156,12 +146,10 @@ enum verdict payload_judge(const struct payload *payload, uint32_t connection,
         !read_digits(tag + CONNECTION_DIGITS + 1, NUMBER_DIGITS,
                      &their_number) ||
         !begins_right(payload, (uint32_t)their_connection, their_number, reply,
-                      len)) {
+                      len))
         return REPLY_WRONG;
-    }
-    if (their_connection != connection) {
+    if (their_connection != connection)
         return REPLY_MIXED_UP;
-    }
     *other = nearest_number(number, their_number);
     return REPLY_OTHER_LINE;
 }

@@ -174,10 +174,9 @@ static int64_t now_ns(void)
 /* Wait for a semaphore, whatever signals come. */
 static void sem_wait_whole(sem_t *semaphore)
 {
-    while (sem_wait(semaphore) != 0) {
+    while (sem_wait(semaphore) != 0)
         if (errno != EINTR)
             fail("sem_wait: %s", strerror(errno));
-    }
 }
 
 static void sem_post_whole(sem_t *semaphore)
@@ -191,7 +190,7 @@ static void queue_create(struct task_queue *q, enum queue_kind kind,
                          int capacity, int bound)
 {
     q->kind = kind;
-    q->slots = must_allocate((size_t)capacity, sizeof(q->slots[0]));
+    q->slots = must_allocate((size_t)capacity, sizeof q->slots[0]);
     q->bound = bound;
     must(pthread_mutex_init(&q->lock, NULL), "pthread_mutex_init");
     must(pthread_cond_init(&q->not_empty, NULL), "pthread_cond_init");
@@ -230,10 +229,9 @@ static bool claim_idle(struct task_queue *q)
 {
     int idle = q->idle;
 
-    while (idle > 0) {
+    while (idle > 0)
         if (atomic_compare_exchange_weak(&q->idle, &idle, idle - 1))
             return true;
-    }
     return false;
 }
 
@@ -305,10 +303,9 @@ static int queue_take(struct task_queue *q)
 static void run_task(struct task *task, struct timespec nap)
 {
     task->started_ns = now_ns();
-    while (nanosleep(&nap, &nap) != 0) {
+    while (nanosleep(&nap, &nap) != 0)
         if (errno != EINTR)
             fail("nanosleep: %s", strerror(errno));
-    }
     task->ended_ns = now_ns();
     atomic_fetch_add(&task->runs, 1);
 }
@@ -320,13 +317,12 @@ static void stay_on_core(const cpu_set_t *cpus, int n)
     cpu_set_t one;
     int cpu;
 
-    for (cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+    for (cpu = 0; cpu < CPU_SETSIZE; cpu++)
         if (CPU_ISSET(cpu, cpus) && nth-- == 0)
             break;
-    }
     CPU_ZERO(&one);
     CPU_SET(cpu, &one);
-    if (sched_setaffinity(0, sizeof(one), &one) != 0)
+    if (sched_setaffinity(0, sizeof one, &one) != 0)
         fail("sched_setaffinity: %s", strerror(errno));
 }
 
@@ -441,7 +437,7 @@ static void run_pool(struct thread_pool *pool, struct pool_result *result)
 {
     bool whole = pool->options->whole;
     struct worker *workers =
-        must_allocate((size_t)pool->options->workers, sizeof(workers[0]));
+        must_allocate((size_t)pool->options->workers, sizeof workers[0]);
     int64_t begin;
     int64_t created;
     int64_t end;
@@ -536,7 +532,7 @@ static bool report(const struct thread_pool *pool,
     double ideal_ms = options->sleep_ms * options->tasks / options->workers;
     int64_t nap_ns =
         (int64_t)pool->nap.tv_sec * 1000000000 + pool->nap.tv_nsec;
-    int64_t *late = must_allocate((size_t)options->tasks, sizeof(late[0]));
+    int64_t *late = must_allocate((size_t)options->tasks, sizeof late[0]);
     double sum = 0;
     int early = 0;
     int wrong = 0;
@@ -550,7 +546,7 @@ static bool report(const struct thread_pool *pool,
         early += late[i] < 0;
         wrong += task->runs != 1;
     }
-    qsort(late, (size_t)options->tasks, sizeof(late[0]), compare_int64);
+    qsort(late, (size_t)options->tasks, sizeof late[0], compare_int64);
 
     const struct column columns[] = {
         {"model", "pthreads", 0, 0},
@@ -584,8 +580,7 @@ static bool report(const struct thread_pool *pool,
         {"tasks_not_run_once", NULL, wrong, 0},
     };
 
-    print_columns(columns, sizeof(columns) / sizeof(columns[0]),
-                  options->json);
+    print_columns(columns, sizeof columns / sizeof columns[0], options->json);
     free(late);
     if (early > 0)
         fprintf(stderr, "pool: %d tasks ended early\n", early);
@@ -628,7 +623,7 @@ static int parse_name(const char *option, const char *text,
         if (strcmp(text, names[i]) == 0)
             return i;
         size_t len = strlen(list);
-        (void)snprintf(list + len, sizeof(list) - len, "%s%s",
+        (void)snprintf(list + len, sizeof list - len, "%s%s",
                        i > 0 ? ", " : "", names[i]);
     }
     exit_bad_usage("pool", "%s: '%s' is not one of %s", option, text, list);
@@ -726,7 +721,7 @@ static void prepare_scheduling(struct thread_pool *pool)
     const struct pool_options *options = pool->options;
     const struct sched_param none = {0};
 
-    if (sched_getaffinity(0, sizeof(pool->cpus), &pool->cpus) != 0)
+    if (sched_getaffinity(0, sizeof pool->cpus, &pool->cpus) != 0)
         fail("sched_getaffinity: %s", strerror(errno));
     if (options->batch && sched_setscheduler(0, SCHED_BATCH, &none) != 0)
         fail("--policy batch: %s", strerror(errno));
@@ -759,7 +754,7 @@ int main(int argc, char **argv)
     nap_ns = (int64_t)(options.sleep_ms * 1e6 + 0.5);
     pool.nap.tv_sec = (time_t)(nap_ns / 1000000000);
     pool.nap.tv_nsec = (long)(nap_ns % 1000000000);
-    pool.tasks = must_allocate((size_t)options.tasks, sizeof(pool.tasks[0]));
+    pool.tasks = must_allocate((size_t)options.tasks, sizeof pool.tasks[0]);
     pool.left = options.tasks;
     queue_create(&pool.queue, options.queue, options.tasks + options.workers,
                  options.queue == QUEUE_MUTEX && !options.whole

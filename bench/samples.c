@@ -18,16 +18,14 @@ static const struct sample *sample_at(const struct samples *samples, size_t i)
 bool samples_add(struct samples *samples, struct sample sample)
 {
     if (samples->count == samples->chunk_count * CHUNK) {
-        size_t size = (samples->chunk_count + 1) * sizeof(*samples->chunks);
+        size_t size = (samples->chunk_count + 1) * sizeof *samples->chunks;
         struct sample **chunks = realloc(samples->chunks, size);
-        if (chunks == NULL) {
+        if (chunks == NULL)
             return false;
-        }
         samples->chunks = chunks;
-        struct sample *chunk = malloc(CHUNK * sizeof(*chunk));
-        if (chunk == NULL) {
+        struct sample *chunk = malloc(CHUNK * sizeof *chunk);
+        if (chunk == NULL)
             return false;
-        }
         samples->chunks[samples->chunk_count++] = chunk;
     }
     samples->chunks[samples->count / CHUNK][samples->count % CHUNK] = sample;
@@ -58,21 +56,18 @@ static uint64_t percentile(const uint64_t *sorted, size_t count,
 bool samples_latency(const struct samples *samples, struct latency *latency)
 {
     *latency = (struct latency){0};
-    if (samples->measured == 0) {
+    if (samples->measured == 0)
         return true;
-    }
-    uint64_t *sorted = calloc(samples->measured, sizeof(*sorted));
-    if (sorted == NULL) {
+    uint64_t *sorted = calloc(samples->measured, sizeof *sorted);
+    if (sorted == NULL)
         return false;
-    }
     size_t count = 0;
     for (size_t i = 0; i < samples->count; i++) {
         const struct sample *sample = sample_at(samples, i);
-        if (sample->measured) {
+        if (sample->measured)
             sorted[count++] = sample->latency_ns;
-        }
     }
-    qsort(sorted, count, sizeof(*sorted), compare_latencies);
+    qsort(sorted, count, sizeof *sorted, compare_latencies);
     latency->mean_ns = (double)samples->sum_ns / (double)count;
     latency->p50_ns = percentile(sorted, count, 500);
     latency->p90_ns = percentile(sorted, count, 900);
@@ -85,26 +80,23 @@ bool samples_latency(const struct samples *samples, struct latency *latency)
 
 bool samples_write(const struct samples *samples, FILE *file)
 {
-    if (fputs("# start_s latency_us connection measured\n", file) == EOF) {
+    if (fputs("# start_s latency_us connection measured\n", file) == EOF)
         return false;
-    }
     for (size_t i = 0; i < samples->count; i++) {
         const struct sample *sample = sample_at(samples, i);
         if (fprintf(file, "%.6f %.3f %" PRIu32 " %d\n",
                     (double)sample->start_ns / 1e9,
                     (double)sample->latency_ns / 1e3, sample->connection,
-                    sample->measured) < 0) {
+                    sample->measured) < 0)
             return false;
-        }
     }
     return true;
 }
 
 void samples_free(struct samples *samples)
 {
-    for (size_t i = 0; i < samples->chunk_count; i++) {
+    for (size_t i = 0; i < samples->chunk_count; i++)
         free(samples->chunks[i]);
-    }
     free(samples->chunks);
     *samples = (struct samples){0};
 }

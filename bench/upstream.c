@@ -80,15 +80,12 @@ struct delayed {
 /* Return the value of a hexadecimal digit, or -1. */
 static int hex_digit(char c)
 {
-    if (c >= '0' && c <= '9') {
+    if (c >= '0' && c <= '9')
         return c - '0';
-    }
-    if (c >= 'a' && c <= 'f') {
+    if (c >= 'a' && c <= 'f')
         return c - 'a' + 10;
-    }
-    if (c >= 'A' && c <= 'F') {
+    if (c >= 'A' && c <= 'F')
         return c - 'A' + 10;
-    }
     return -1;
 }
 
@@ -121,9 +118,8 @@ static ssize_t decode(const char *text, size_t len, char *out)
         }
         int high = i + 2 < len ? hex_digit(text[i + 1]) : -1;
         int low = high >= 0 ? hex_digit(text[i + 2]) : -1;
-        if (low < 0) {
+        if (low < 0)
             return -1;
-        }
         out[used++] = (char)(high * 16 + low);
         i += 2;
     }
@@ -133,9 +129,8 @@ static ssize_t decode(const char *text, size_t len, char *out)
 /* Repeat the used bytes at the start of out until it holds size bytes. */
 static void repeat_text(char *out, size_t used, size_t size)
 {
-    if (used == 0 && size > 0) {
+    if (used == 0 && size > 0)
         out[used++] = '.';
-    }
     while (used < size) {
         size_t more = used < size - used ? used : size - used;
         memcpy(out + used, out, more);
@@ -149,33 +144,28 @@ static int make_answer(const struct upstream_options *options,
 {
     size_t len = 0;
     const char *text = find_text(evhttp_request_get_uri(request), &len);
-    if (text == NULL) {
+    if (text == NULL)
         return HTTP_BADREQUEST;
-    }
     if (options->status == HTTP_NOCONTENT ||
-        options->status == HTTP_NOTMODIFIED) {
+        options->status == HTTP_NOTMODIFIED)
         return options->status;
-    }
 
     struct evbuffer *body = evhttp_request_get_output_buffer(request);
     struct evbuffer_iovec space;
     /* Room for all of X before it is cut, and never for nothing. */
     size_t room = options->size > len ? options->size : len;
-    if (evbuffer_reserve_space(body, (ev_ssize_t)room + 1, &space, 1) != 1) {
+    if (evbuffer_reserve_space(body, (ev_ssize_t)room + 1, &space, 1) != 1)
         return HTTP_INTERNAL;
-    }
     ssize_t used = decode(text, len, space.iov_base);
-    if (used < 0) {
+    if (used < 0)
         return HTTP_BADREQUEST;
-    }
     space.iov_len = (size_t)used;
     if (options->sized) {
         repeat_text(space.iov_base, (size_t)used, options->size);
         space.iov_len = options->size;
     }
-    if (evbuffer_commit_space(body, &space, 1) != 0) {
+    if (evbuffer_commit_space(body, &space, 1) != 0)
         return HTTP_INTERNAL;
-    }
     return options->status;
 }
 
@@ -191,18 +181,16 @@ static void send_answer(struct evhttp_request *request, int status)
         evhttp_request_get_connection(request);
     /* Frees the request if the connection has gone. */
     evhttp_send_reply(request, status, NULL, NULL);
-    if (connection == NULL) {
+    if (connection == NULL)
         return;
-    }
     struct bufferevent *bufferevent =
         evhttp_connection_get_bufferevent(connection);
     struct evbuffer *output = bufferevent_get_output(bufferevent);
     (void)evbuffer_unfreeze(output, 1);
     (void)evbuffer_write(output, bufferevent_getfd(bufferevent));
     (void)evbuffer_freeze(output, 1);
-    if (evbuffer_get_length(output) == 0) {
+    if (evbuffer_get_length(output) == 0)
         bufferevent_trigger(bufferevent, EV_WRITE, 0);
-    }
 }
 
 /*
@@ -230,7 +218,7 @@ static void take_request(struct evhttp_request *request, void *arg)
         send_answer(request, status);
         return;
     }
-    struct delayed *delayed = malloc(sizeof(*delayed));
+    struct delayed *delayed = malloc(sizeof *delayed);
     if (delayed == NULL) {
         send_answer(request, HTTP_INTERNAL);
         return;
@@ -269,9 +257,8 @@ static void accept_failed(struct evconnlistener *listener, void *arg)
     struct upstream_server *upstream = arg;
     struct timeval pause = {.tv_usec = ACCEPT_PAUSE_US};
     fprintf(stderr, "upstream: cannot accept: %s\n", strerror(errno));
-    if (evtimer_add(upstream->accept_again, &pause) == 0) {
+    if (evtimer_add(upstream->accept_again, &pause) == 0)
         (void)evconnlistener_disable(listener);
-    }
 }
 
 /* End the event loop on SIGTERM or SIGINT. */
@@ -292,12 +279,11 @@ static int listen_with_backlog(const struct address *address)
     int one = 1;
     int fd = socket(address->u.any.sa_family,
                     SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (fd < 0) {
+    if (fd < 0)
         return -1;
-    }
     /* Accepted sockets inherit TCP_NODELAY on Linux. */
-    if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) != 0 ||
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) != 0 ||
+    if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) != 0 ||
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one) != 0 ||
         bind(fd, &address->u.any, address->len) != 0 ||
         listen(fd, LISTEN_BACKLOG) != 0) {
         int saved = errno;
@@ -312,25 +298,21 @@ static int listen_with_backlog(const struct address *address)
 static bool create_server(struct upstream_server *upstream)
 {
     struct event_config *config = event_config_new();
-    if (config == NULL) {
+    if (config == NULL)
         return false;
-    }
     /* The precise timer sees to it that 5 ms are not rounded up to 6. */
     if (event_config_set_flag(
             config, EVENT_BASE_FLAG_NOLOCK | EVENT_BASE_FLAG_PRECISE_TIMER |
-                        EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST) == 0) {
+                        EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST) == 0)
         upstream->base = event_base_new_with_config(config);
-    }
     event_config_free(config);
-    if (upstream->base == NULL) {
+    if (upstream->base == NULL)
         return false;
-    }
     upstream->accept_again =
         evtimer_new(upstream->base, resume_accept, upstream);
     upstream->http = evhttp_new(upstream->base);
-    if (upstream->accept_again == NULL || upstream->http == NULL) {
+    if (upstream->accept_again == NULL || upstream->http == NULL)
         return false;
-    }
     evhttp_set_allowed_methods(upstream->http, EVHTTP_REQ_GET);
     evhttp_set_default_content_type(upstream->http, NULL);
     evhttp_set_gencb(upstream->http, take_request, upstream);
@@ -341,15 +323,14 @@ static bool create_server(struct upstream_server *upstream)
 static bool start_upstream(struct upstream_server *upstream)
 {
     char text[ADDRESS_TEXT];
-    struct address bound = {.len = sizeof(bound.u)};
+    struct address bound = {.len = sizeof bound.u};
     int fd = listen_with_backlog(&upstream->options.listen);
     if (fd < 0 || getsockname(fd, &bound.u.any, &bound.len) != 0) {
         fprintf(stderr, "upstream: cannot listen on %s: %s\n",
                 format_address(&upstream->options.listen, text),
                 strerror(errno));
-        if (fd >= 0) {
+        if (fd >= 0)
             (void)close(fd);
-        }
         return false;
     }
     upstream->listener = evconnlistener_new(
@@ -381,17 +362,14 @@ static bool serve(struct upstream_server *upstream)
     bool ready = term != NULL && interrupt != NULL &&
                  evsignal_add(term, NULL) == 0 &&
                  evsignal_add(interrupt, NULL) == 0;
-    if (!ready) {
+    if (!ready)
         fputs("upstream: cannot handle signals\n", stderr);
-    }
     bool served = ready && start_upstream(upstream) &&
                   event_base_dispatch(upstream->base) == 0;
-    if (term != NULL) {
+    if (term != NULL)
         event_free(term);
-    }
-    if (interrupt != NULL) {
+    if (interrupt != NULL)
         event_free(interrupt);
-    }
     return served;
 }
 
@@ -403,20 +381,16 @@ static void destroy_server(struct upstream_server *upstream)
         LIST_REMOVE(delayed, entry);
         (void)evtimer_del(&delayed->timer);
         /* Those that still have a connection go with it in evhttp_free(). */
-        if (evhttp_request_get_connection(delayed->request) == NULL) {
+        if (evhttp_request_get_connection(delayed->request) == NULL)
             evhttp_request_free(delayed->request);
-        }
         free(delayed);
     }
-    if (upstream->http != NULL) {
+    if (upstream->http != NULL)
         evhttp_free(upstream->http);
-    }
-    if (upstream->accept_again != NULL) {
+    if (upstream->accept_again != NULL)
         event_free(upstream->accept_again);
-    }
-    if (upstream->base != NULL) {
+    if (upstream->base != NULL)
         event_base_free(upstream->base);
-    }
     libevent_global_shutdown();
 }
 
@@ -492,11 +466,10 @@ int main(int argc, char **argv)
         return 1;
     }
     bool served = false;
-    if (create_server(&upstream)) {
+    if (create_server(&upstream))
         served = serve(&upstream);
-    } else {
+    else
         fputs("upstream: cannot make the event loop\n", stderr);
-    }
     destroy_server(&upstream);
     return served ? 0 : 1;
 }

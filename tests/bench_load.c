@@ -42,7 +42,7 @@ static int next_client(const struct scripted_server *script)
     int fd = accept(script->listener, NULL, NULL);
     ck_assert_int_ge(fd, 0);
     ck_assert_int_eq(
-        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience)),
+        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience),
         0);
     return fd;
 }
@@ -54,9 +54,8 @@ static bool hear(int fd, char line[MAX_TEXT])
     while (len < MAX_TEXT - 1) {
         /* Look first, so that nothing behind the line is taken. */
         ssize_t there = recv(fd, line + len, MAX_TEXT - 1 - len, MSG_PEEK);
-        if (there <= 0) {
+        if (there <= 0)
             return false;
-        }
         const char *end = memchr(line + len, '\n', (size_t)there);
         size_t take =
             end == NULL ? (size_t)there : (size_t)(end - (line + len)) + 1;
@@ -84,7 +83,7 @@ static void say(int fd, const char *text)
 /* Sends the right reply to line. */
 static void echo(int fd, const char *line)
 {
-    char reply[sizeof("echo: ") + MAX_TEXT] = "echo: ";
+    char reply[sizeof "echo: " + MAX_TEXT] = "echo: ";
     size_t start = strlen(reply);
     size_t len = strnlen(line, MAX_TEXT - 1);
     memcpy(reply + start, line, len);
@@ -96,9 +95,8 @@ static void echo(int fd, const char *line)
 static void echo_the_rest(int fd)
 {
     char line[MAX_TEXT];
-    while (hear(fd, line)) {
+    while (hear(fd, line))
         echo(fd, line);
-    }
     close(fd);
 }
 
@@ -106,20 +104,19 @@ static void echo_the_rest(int fd)
 static void echo_some(int fd, int count)
 {
     char line[MAX_TEXT];
-    while (count-- > 0 && hear(fd, line)) {
+    while (count-- > 0 && hear(fd, line))
         echo(fd, line);
-    }
 }
 
 static void start_script(struct scripted_server *script, void *(*run)(void *))
 {
     struct sockaddr_in address = {.sin_family = AF_INET,
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof(address);
+    socklen_t len = sizeof address;
     script->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     ck_assert_int_ge(script->listener, 0);
     ck_assert_int_eq(
-        bind(script->listener, (struct sockaddr *)&address, sizeof(address)),
+        bind(script->listener, (struct sockaddr *)&address, sizeof address),
         0);
     ck_assert_int_eq(listen(script->listener, 128), 0);
     ck_assert_int_eq(
@@ -151,9 +148,9 @@ static int read_samples(FILE *file, struct sample_line *samples, int max)
 {
     char text[256];
     int count = 0;
-    ck_assert_ptr_nonnull(fgets(text, sizeof(text), file));
+    ck_assert_ptr_nonnull(fgets(text, sizeof text, file));
     ck_assert_str_eq(text, "# start_s latency_us connection measured\n");
-    while (fgets(text, sizeof(text), file) != NULL) {
+    while (fgets(text, sizeof text, file) != NULL) {
         char *end = NULL;
         ck_assert_int_lt(count, max);
         struct sample_line *sample = &samples[count++];
@@ -172,7 +169,7 @@ static int read_samples(FILE *file, struct sample_line *samples, int max)
 static double figure(const char *json, const char *key)
 {
     char name[64];
-    (void)snprintf(name, sizeof(name), "\"%s\": ", key);
+    (void)snprintf(name, sizeof name, "\"%s\": ", key);
     const char *at = strstr(json, name);
     ck_assert_msg(at != NULL, "no %s in\n%s", key, json);
     char *end = NULL;
@@ -186,7 +183,7 @@ static const char *const FAILURES_NAMED[] = {
     "closed_early", "timeout", "connect",  "not_closed", "unsent",
 };
 
-#define COUNT(array) ((int)(sizeof(array) / sizeof((array)[0])))
+#define COUNT(array) ((int)(sizeof(array) / sizeof(array)[0]))
 
 /* Checks each class: all are zero but the one named, if any. */
 static void check_failures(const struct command *load, const char *name,
@@ -237,9 +234,8 @@ static void *answer_another_text(void *arg)
     char line[MAX_TEXT];
     int fd = next_client(arg);
     echo_some(fd, 2);
-    if (hear(fd, line)) {
+    if (hear(fd, line))
         say(fd, "echo: something else\n");
-    }
     echo_the_rest(fd);
     return NULL;
 }
@@ -290,9 +286,8 @@ static void *answer_a_prefix(void *arg)
         line[strlen(line) - 1] = '\0';
         echo(fd, line);
     }
-    if (hear(fd, line)) {
+    if (hear(fd, line))
         say(fd, "\n");
-    }
     echo_the_rest(fd);
     return NULL;
 }
@@ -353,9 +348,8 @@ static void *add_a_line_at_the_end(void *arg)
 {
     char line[MAX_TEXT];
     int fd = next_client(arg);
-    while (hear(fd, line)) {
+    while (hear(fd, line))
         echo(fd, line);
-    }
     say(fd, "echo: one more\n");
     close(fd);
     return NULL;
@@ -365,9 +359,8 @@ static void *add_half_a_line_at_the_end(void *arg)
 {
     char line[MAX_TEXT];
     int fd = next_client(arg);
-    while (hear(fd, line)) {
+    while (hear(fd, line))
         echo(fd, line);
-    }
     say(fd, "echo: half");
     close(fd);
     return NULL;
@@ -388,9 +381,8 @@ static void *close_in_mid_reply(void *arg)
     char line[MAX_TEXT];
     int fd = next_client(arg);
     echo_some(fd, 2);
-    if (hear(fd, line)) {
+    if (hear(fd, line))
         say(fd, "echo: ");
-    }
     close(fd);
     return NULL;
 }
@@ -402,7 +394,7 @@ static void *reset(void *arg)
     int fd = next_client(arg);
     echo_some(fd, 2);
     (void)hear(fd, line);
-    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
     close(fd);
     return NULL;
 }
@@ -413,9 +405,8 @@ static void *fall_silent(void *arg)
     int fd = next_client(arg);
     echo_some(fd, 2);
     bool more = true;
-    while (more) {
+    while (more)
         more = hear(fd, line);
-    }
     close(fd);
     return NULL;
 }
@@ -428,9 +419,8 @@ static void *trickle(void *arg)
     echo_some(fd, 2);
     (void)hear(fd, byte);
     say(fd, "echo: ");
-    while (send(fd, "x", 1, MSG_NOSIGNAL) == 1) {
+    while (send(fd, "x", 1, MSG_NOSIGNAL) == 1)
         let_pass(5);
-    }
     close(fd);
     return NULL;
 }
@@ -441,11 +431,10 @@ static void *flood(void *arg)
     static char noise[MAX_TEXT];
     int fd = next_client(arg);
     echo_some(fd, 2);
-    memset(noise, 'x', sizeof(noise));
+    memset(noise, 'x', sizeof noise);
     ssize_t sent = 1;
-    while (sent > 0) {
-        sent = send(fd, noise, sizeof(noise), MSG_NOSIGNAL);
-    }
+    while (sent > 0)
+        sent = send(fd, noise, sizeof noise, MSG_NOSIGNAL);
     close(fd);
     return NULL;
 }
@@ -454,9 +443,8 @@ static void *stay_open(void *arg)
 {
     char line[MAX_TEXT];
     int fd = next_client(arg);
-    while (hear(fd, line)) {
+    while (hear(fd, line))
         echo(fd, line);
-    }
     /* It goes with the process of this test. */
     return NULL;
 }
@@ -587,7 +575,7 @@ static void *answer_many_errors(void *arg)
     char line[MAX_TEXT];
     int fd = next_client(arg);
     for (int i = 0; hear(fd, line); i++) {
-        (void)snprintf(line, sizeof(line), "error: reason %d\n", i % 50);
+        (void)snprintf(line, sizeof line, "error: reason %d\n", i % 50);
         say(fd, line);
     }
     close(fd);
@@ -676,8 +664,7 @@ START_TEST(test_lines_have_the_size_asked_for)
     static const int SIZES[] = {16, 17, 32, 4096, 60000};
     struct scripted_server script = {.count = SIZES[_i]};
     char options[64];
-    (void)snprintf(options, sizeof(options), "-n 20 --line-size %d",
-                   SIZES[_i]);
+    (void)snprintf(options, sizeof options, "-n 20 --line-size %d", SIZES[_i]);
     start_script(&script, check_lines);
     struct command *load = run_load(script.port, options);
     end_script(&script);
@@ -692,14 +679,12 @@ static void *await_eight_lines(void *arg)
     enum { LINES = 8 };
     char lines[LINES][MAX_TEXT];
     int fd = next_client(arg);
-    for (int i = 0; i < LINES; i++) {
+    for (int i = 0; i < LINES; i++)
         ck_assert(hear(fd, lines[i]));
-    }
     struct pollfd more = {.fd = fd, .events = POLLIN};
     ck_assert_int_eq(poll(&more, 1, 50), 0);
-    for (int i = 0; i < LINES; i++) {
+    for (int i = 0; i < LINES; i++)
         echo(fd, lines[i]);
-    }
     echo_the_rest(fd);
     return NULL;
 }
@@ -741,9 +726,8 @@ static void *repeat_lines(void *arg)
     while (hear(fd, line)) {
         size_t len = strlen(line);
         size_t size = (size_t)script->count;
-        for (size_t i = 0; i < size; i++) {
+        for (size_t i = 0; i < size; i++)
             reply[i] = line[i % len];
-        }
         reply[size] = '\0';
         echo(fd, reply);
     }
@@ -756,7 +740,7 @@ START_TEST(test_replies_of_another_size_are_checked)
     static const int SIZES[] = {0, 5, 20, 33, 40000};
     struct scripted_server script = {.count = SIZES[_i]};
     char options[64];
-    (void)snprintf(options, sizeof(options), "-n 20 --reply-size %d",
+    (void)snprintf(options, sizeof options, "-n 20 --reply-size %d",
                    SIZES[_i]);
     start_script(&script, repeat_lines);
     struct command *load = run_load(script.port, options);
@@ -781,9 +765,8 @@ static void *serve_one_by_one(void *arg)
     enum { CLIENTS = 20 };
     int fds[CLIENTS];
     char line[MAX_TEXT];
-    for (int i = 0; i < CLIENTS; i++) {
+    for (int i = 0; i < CLIENTS; i++)
         fds[i] = next_client(arg);
-    }
     for (int i = 0; i < CLIENTS; i++) {
         ck_assert(hear(fds[i], line));
         for (int j = 0; j < CLIENTS; j++) {
@@ -792,9 +775,8 @@ static void *serve_one_by_one(void *arg)
         }
         echo(fds[i], line);
     }
-    for (int i = 0; i < CLIENTS; i++) {
+    for (int i = 0; i < CLIENTS; i++)
         echo_the_rest(fds[i]);
-    }
     return NULL;
 }
 
@@ -826,9 +808,8 @@ START_TEST(test_hold_stays_connected)
     command_says(load, "load: holding 1 connections");
     let_pass(100);
     ck_assert_int_eq(script.count, 0);
-    if (_i == 0) {
+    if (_i == 0)
         ck_assert_int_eq(write(load->in, "\n", 1), 1);
-    }
     command_wait(load); /* closes its input */
     end_script(&script);
     check_failures(load, NULL, 0);
@@ -897,9 +878,8 @@ static void echo_the_rest_of_two(const int fds[])
     for (int open = 2; open > 0;) {
         ck_assert_int_gt(poll(ready, 2, PATIENCE_MS), 0);
         for (int i = 0; i < 2; i++) {
-            if (ready[i].revents == 0) {
+            if (ready[i].revents == 0)
                 continue;
-            }
             if (hear(fds[i], line)) {
                 echo(fds[i], line);
             } else {
@@ -922,9 +902,8 @@ static void *serve_one_late(void *arg)
     struct pollfd ready = {.fd = fds[0], .events = POLLIN};
     echo_some(fds[0], 1);
     bool again = poll(&ready, 1, 200) != 0;
-    if (hear(fds[1], line)) {
+    if (hear(fds[1], line))
         again ? say(fds[1], "echo: too soon\n") : echo(fds[1], line);
-    }
     echo_the_rest_of_two(fds);
     return NULL;
 }
@@ -957,9 +936,8 @@ static void *serve_one_slowly(void *arg)
         let_pass(1);
         echo(fds[1], line);
     }
-    if (asked) {
+    if (asked)
         now_ms() < end ? say(fds[0], "echo: alone\n") : echo(fds[0], slow);
-    }
     echo_the_rest_of_two(fds);
     return NULL;
 }
@@ -975,7 +953,7 @@ START_TEST(test_closed_loop_goes_on_until_measured_lines_are_answered)
     int late = 0;
     int fd = mkstemp(path);
     ck_assert_int_ge(fd, 0);
-    (void)snprintf(options, sizeof(options), "-c 2 -d %g --samples %s",
+    (void)snprintf(options, sizeof options, "-c 2 -d %g --samples %s",
                    MEASURED_MS / 1e3, path);
     struct command *load = run_against(serve_one_slowly, options);
     check_failures(load, NULL, 0);
@@ -1107,7 +1085,7 @@ START_TEST(test_figures_follow_from_the_samples)
     double sum = 0;
     int fd = mkstemp(path);
     ck_assert_int_ge(fd, 0);
-    (void)snprintf(options, sizeof(options), "-n %d --warmup 7 --samples %s",
+    (void)snprintf(options, sizeof options, "-n %d --warmup 7 --samples %s",
                    (int)REQUESTS, path);
     struct command *load = run_against(serve_right, options);
     check_failures(load, NULL, 0);
@@ -1125,14 +1103,12 @@ START_TEST(test_figures_follow_from_the_samples)
                             i > 0 ? samples[i - 1].start_s : 0);
         latencies[i] = samples[i].latency_us;
     }
-    qsort(latencies, REQUESTS, sizeof(latencies[0]), compare_doubles);
-    for (int i = 0; i < COUNT(PERCENTILES); i++) {
+    qsort(latencies, REQUESTS, sizeof latencies[0], compare_doubles);
+    for (int i = 0; i < COUNT(PERCENTILES); i++)
         ck_assert_double_eq_tol(figure(load->out, PERCENTILES[i].key),
                                 latencies[PERCENTILES[i].rank - 1], 0.0005);
-    }
-    for (int i = 0; i < REQUESTS; i++) {
+    for (int i = 0; i < REQUESTS; i++)
         sum += latencies[i];
-    }
     ck_assert_double_eq_tol(figure(load->out, "mean"), sum / REQUESTS, 0.01);
     command_free(load);
 }
@@ -1202,7 +1178,7 @@ START_TEST(test_counts_equal_those_of_the_server)
     char url[128];
     struct server *upstream = server_start(
         NULL, "%s --listen 127.0.0.1:0 --delay 1", kit_program("upstream"));
-    (void)snprintf(url, sizeof(url), "http://127.0.0.1:%s/arrpi.php",
+    (void)snprintf(url, sizeof url, "http://127.0.0.1:%s/arrpi.php",
                    upstream->port);
     struct server *server = server_start(
         NULL, "%s --listen 127.0.0.1:0 --upstream %s", threadecho(), url);

@@ -8,7 +8,7 @@
 
 #include <check.h>
 
-#define COUNT(array) ((int)(sizeof(array) / sizeof((array)[0])))
+#define COUNT(array) ((int)(sizeof(array) / sizeof(array)[0]))
 
 START_TEST(test_line_names_its_connection_and_number)
 {
@@ -63,9 +63,8 @@ START_TEST(test_reply_is_judged)
     ck_assert_int_eq(payload_judge(&payload, 7, VERDICTS[_i].number, reply,
                                    VERDICTS[_i].len, &other),
                      VERDICTS[_i].verdict);
-    if (VERDICTS[_i].verdict == REPLY_OTHER_LINE) {
+    if (VERDICTS[_i].verdict == REPLY_OTHER_LINE)
         ck_assert_uint_eq(other, VERDICTS[_i].other);
-    }
     payload_free(&payload);
 }
 END_TEST
@@ -81,9 +80,8 @@ START_TEST(test_each_byte_counts)
     uint64_t other = 0;
     ck_assert(payload_init(&payload, 40, size));
     payload_write_line(&payload, 7, 5, line);
-    for (size_t i = 0; i < size; i++) {
+    for (size_t i = 0; i < size; i++)
         reply[6 + i] = line[i % 40];
-    }
     ck_assert_int_eq(payload_judge(&payload, 7, 5, reply, 6 + size, &other),
                      REPLY_RIGHT);
     for (size_t i = 0; i < 6 + size; i++) {

@@ -12,7 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+#define COUNT(array) (sizeof(array) / sizeof(array)[0])
 
 enum { TASKS = 300 };
 
@@ -50,10 +50,10 @@ static char *output_of(const char *command, int *status)
 static char *pool_output(const char *options, int *status)
 {
     char command[512];
-    int len = snprintf(command, sizeof(command), "timeout 60 %s/pool %s 2>&1",
+    int len = snprintf(command, sizeof command, "timeout 60 %s/pool %s 2>&1",
                        build_directory(), options);
 
-    ck_assert_int_lt(len, (int)sizeof(command));
+    ck_assert_int_lt(len, (int)sizeof command);
     return output_of(command, status);
 }
 
@@ -102,11 +102,11 @@ START_TEST(test_pool_runs_each_task_once_and_none_early)
     char line[256];
 
     ck_assert_int_ge(fd, 0);
-    ck_assert_int_lt(snprintf(options, sizeof(options),
+    ck_assert_int_lt(snprintf(options, sizeof options,
                               "%s --workers 40 --tasks %d --sleep 2"
                               " --samples %s" BIG_STACK,
                               kinds[_i], TASKS, path),
-                     (int)sizeof(options));
+                     (int)sizeof options);
     char *output = pool_output(options, &status);
     ck_assert_msg(status == 0, "%s: %s", options, output);
     ck_assert_double_eq(number(output, "tasks"), TASKS);
@@ -119,9 +119,9 @@ START_TEST(test_pool_runs_each_task_once_and_none_early)
 
     FILE *samples = fdopen(fd, "r");
     ck_assert_ptr_nonnull(samples);
-    ck_assert_ptr_nonnull(fgets(line, sizeof(line), samples));
+    ck_assert_ptr_nonnull(fgets(line, sizeof line, samples));
     ck_assert_str_eq(line, "task\tstarted_ns\tended_ns\tlate_ns\n");
-    while (fgets(line, sizeof(line), samples) != NULL) {
+    while (fgets(line, sizeof line, samples) != NULL) {
         char *rest;
         long task = strtol(line, &rest, 10);
         long long started = strtoll(rest, &rest, 10);
@@ -231,11 +231,11 @@ START_TEST(test_python_twin_prints_the_same_columns)
         output_of("/usr/bin/python3 -c 'import gevent' 2>&1", &status);
     free(missing);
     if (status == 0 || (_i == 0 && access("/usr/bin/python3", X_OK) == 0)) {
-        ck_assert_int_lt(snprintf(command, sizeof(command),
+        ck_assert_int_lt(snprintf(command, sizeof command,
                                   "timeout 60 bench/pool.py %s"
                                   " -w 5 -n 50 -s 2 2>&1",
                                   twins[_i]),
-                         (int)sizeof(command));
+                         (int)sizeof command);
         char *output = output_of(command, &status);
         size_t header = strcspn(own, "\n");
 

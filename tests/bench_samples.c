@@ -12,9 +12,8 @@
 static uint64_t rank_by_counting(size_t count, size_t thousandths)
 {
     uint64_t rank = 1;
-    while (rank * 1000 < count * thousandths) {
+    while (rank * 1000 < count * thousandths)
         rank++;
-    }
     return rank;
 }
 

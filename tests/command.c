@@ -48,15 +48,14 @@ static _Noreturn void become(const char *line, int in, int out, int err,
 {
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == parent &&
         dup2(in, STDIN_FILENO) >= 0 && dup2(out, STDOUT_FILENO) >= 0 &&
-        dup2(err, STDERR_FILENO) >= 0) {
+        dup2(err, STDERR_FILENO) >= 0)
         execl("/bin/sh", "sh", "-c", line, (char *)NULL);
-    }
     _exit(127);
 }
 
 static struct command *vstart(const char *format, va_list arguments)
 {
-    struct command *command = calloc(1, sizeof(*command));
+    struct command *command = calloc(1, sizeof *command);
     pid_t parent = getpid();
     char *line = NULL;
     int in[2];
@@ -68,9 +67,8 @@ static struct command *vstart(const char *format, va_list arguments)
     command->out_fd = memory_file();
     command->err_fd = memory_file();
     command->pid = fork();
-    if (command->pid == 0) {
+    if (command->pid == 0)
         become(line, in[0], command->out_fd, command->err_fd, parent);
-    }
     ck_assert_int_gt(command->pid, 0);
     close(in[0]);
     free(line);
@@ -109,9 +107,8 @@ void command_says(struct command *command, const char *text)
         ck_assert_msg(found || !over, "it has not said '%s' but:\n%s", text,
                       err);
         free(err);
-        if (found) {
+        if (found)
             return;
-        }
         let_pass(LOOK_MS);
     }
 }
@@ -150,9 +147,8 @@ void command_free(struct command *command)
         kill(command->pid, SIGKILL);
         waitpid(command->pid, NULL, 0);
     }
-    if (command->in >= 0) {
+    if (command->in >= 0)
         close(command->in);
-    }
     close(command->out_fd);
     close(command->err_fd);
     free(command->out);
@@ -164,7 +160,7 @@ const char *kit_program(const char *name)
 {
     static char path[256];
     const char *build = getenv("BUILD");
-    (void)snprintf(path, sizeof(path), "%s/%s",
-                   build != NULL ? build : "build", name);
+    (void)snprintf(path, sizeof path, "%s/%s", build != NULL ? build : "build",
+                   name);
     return path;
 }
