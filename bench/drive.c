@@ -1,7 +1,9 @@
-// SPDX-License-Identifier: MIT
 /*
- * One thread, epoll, and as few system calls as can be: a request costs one
- * recv and one send, and a share of one epoll_pwait2.
+ * drive.c - the load generator's connections, in one thread over epoll
+ *
+ * A request costs one recv, one send and a share of an epoll_pwait2.
+ *
+ * SPDX-License-Identifier: MIT
  */
 #include "drive.h"
 #include "payload.h"
@@ -18,45 +20,43 @@
 #include <time.h>
 #include <unistd.h>
 
-enum {
-    /* Connecting at a time: a burst would overflow the server's backlog. */
-    MAX_CONNECTING = 64,
-    /* A source address has some 28,000 ports, less those in TIME_WAIT. */
-    CONNECTIONS_PER_SOURCE = 20000,
-    MAX_EVENTS = 512,
-    BUFFER_SIZE = 64 * 1024,
-    SPARE_DESCRIPTORS = 16,
-    ON_STDIN = -1,
-};
+#define MAX_CONNECTING 64       /* at once; more might overflow the backlog */
+#define MAX_EVENTS 512          /* taken from epoll at once */
+#define BUFFER_SIZE (64 * 1024) /* most bytes of one recv */
+#define SPARE_DESCRIPTORS 16    /* descriptors that are no connection */
+#define ON_STDIN (-1)           /* stands for a connection's index */
 
-static const uint64_t SECOND = 1000000000;
-static const uint64_t FOREVER = UINT64_MAX;
+/* A source address has some 28,000 ports, less those in TIME_WAIT. */
+#define CONNECTIONS_PER_SOURCE 20000
+
+#define SECOND UINT64_C(1000000000) /* in ns */
+#define FOREVER UINT64_MAX
 
 /* A line that was sent. */
 struct in_flight {
     uint64_t sent_ns;
-    uint64_t from_ns; /* where its latency begins */
+    uint64_t from_ns; /* its latency counts from here */
     bool measured;
-    bool answered; /* before its turn */
+    bool answered; /* before an earlier line was */
 };
 
 /*
- * Lines of a connection are numbered from 0; those from head up to next are
- * in flight, and those up to due (open loop) should be.
+ * Lines of a connection are numbered from 0. Those from head up to next are in
+ * flight; in the open loop those up to due should be.
  */
 struct load_connection {
     int fd;
     bool connecting;
     bool open;
-    bool blocked; /* the socket's buffer is full, epoll will tell */
+    bool blocked; /* the socket's buffer is full, epoll reports room */
     uint64_t head;
     uint64_t next;
     uint64_t due;
-    uint64_t early;     /* answered ones after head */
+    uint64_t early;     /* lines after head that were answered */
     size_t tail;        /* bytes of line next - 1 that are still unsent */
-    uint64_t begun_ns;  /* connecting since */
+    uint64_t begun_ns;  /* when connecting began */
     char *partial;      /* the beginning of a reply */
-    size_t partial_len; /* all of it, of which only so much is kept */
+    size_t partial_len; /* bytes of it received, of which some are kept */
 };
 
 enum phase { CONNECTING, RUNNING, HOLDING, CLOSING };
@@ -70,29 +70,29 @@ struct driver {
     char *in;                    /* BUFFER_SIZE */
     char *out;
     size_t out_size;
-    size_t partial_size; /* of a reply, what is kept in pieces */
+    size_t partial_size; /* most bytes kept of a partial reply */
     int epoll;
     enum phase phase;
     uint32_t asked;      /* connections that were begun */
-    uint32_t connecting; /* of those, not yet there */
+    uint32_t connecting; /* connections begun and not yet made */
     uint32_t open;
     uint64_t timeout_ns;
-    uint64_t tick_ns; /* when timeouts are looked for next */
+    uint64_t tick_ns; /* next look for timeouts */
     uint64_t in_flight_count;
-    uint64_t measured_count; /* of those in flight, the measured ones */
+    uint64_t measured_count; /* measured lines in flight */
     uint64_t warmup;         /* lines before the measured ones, if known */
-    uint64_t total;          /* lines to be sent, warm-up and all, if known */
-    uint64_t start_ns;       /* of the warm-up */
-    uint64_t measure_ns;     /* when that is over; 0: it is not yet */
-    uint64_t end_ns;         /* of the measured time, if plan->seconds says */
+    uint64_t total;          /* lines to send, warm-up included, if known */
+    uint64_t start_ns;       /* start of the warm-up */
+    uint64_t measure_ns;     /* start of the measured time; 0: not yet */
+    uint64_t end_ns;         /* its end, if plan->seconds limits it */
     uint64_t last_ns;        /* the last measured reply */
     uint64_t in_window;      /* right replies from measure_ns to end_ns */
-    uint64_t released;       /* open loop: lines that are due, in all */
-    uint64_t waiting;        /* of those, not yet sent, on open connections */
-    uint32_t turn;           /* one by one: whose line it is */
-    bool granted;            /* and that it may be sent */
-    bool first_round;        /* one line each, before the warm-up's seconds */
-    bool stopped;            /* no further line may be sent, or none yet */
+    uint64_t released;       /* open loop: lines that are due */
+    uint64_t waiting;        /* due but unsent, on open connections */
+    uint32_t turn;           /* one by one: the connection whose turn it is */
+    bool granted;            /* one by one: its line may be sent */
+    bool first_round;        /* one line each, before the timed warm-up */
+    bool stopped;            /* no line may be sent: not yet, or no longer */
     bool window_over;
     bool out_of_memory;
     bool stdin_ended;
@@ -140,7 +140,7 @@ static void count_failure(struct driver *driver, enum failure failure)
     driver->outcome->failures[failure]++;
 }
 
-/* Tell epoll what to wait for. A failure shows as a timeout later. */
+/* Tells epoll what to wait for. A failure shows as a timeout later. */
 static void watch(const struct driver *driver,
                   struct load_connection *connection, int operation,
                   uint32_t events)
@@ -153,7 +153,7 @@ static void watch(const struct driver *driver,
         perror("load: epoll_ctl");
 }
 
-/* The measured time begins. */
+/* Starts the measured time. */
 static void begin_measuring(struct driver *driver, uint64_t now)
 {
     const struct plan *plan = driver->plan;
@@ -165,13 +165,13 @@ static void begin_measuring(struct driver *driver, uint64_t now)
     take_usage(&driver->usage_before);
 }
 
-/* Return when line i of all of them should be sent in the open loop. */
+/* Returns when the open loop should send line i of all connections. */
 static uint64_t intended_ns(const struct driver *driver, uint64_t i)
 {
     return driver->start_ns + to_ns((double)i / driver->plan->rate);
 }
 
-/* Tell whether line number, the next but so many, may be sent now. */
+/* Returns whether a line from connection->next on may be sent now. */
 static bool may_send(const struct driver *driver,
                      const struct load_connection *connection, uint64_t number)
 {
@@ -188,9 +188,9 @@ static bool may_send(const struct driver *driver,
     return driver->outcome->sent + (number - connection->next) < driver->total;
 }
 
-/* Enter the connection's next line as sent. */
-static void enter_line(struct driver *driver,
-                       struct load_connection *connection, uint64_t now)
+/* Records the connection's next line as sent. */
+static void record_line(struct driver *driver,
+                        struct load_connection *connection, uint64_t now)
 {
     const struct plan *plan = driver->plan;
     struct in_flight *line = slot(driver, connection, connection->next);
@@ -216,8 +216,8 @@ static void enter_line(struct driver *driver,
     driver->outcome->sent++;
 }
 
-/* Note how late a line is that had to wait for nothing but this program. */
-static void note_lateness(struct driver *driver, const struct in_flight *line)
+/* Records the delay of a line that waited for nothing but this program. */
+static void record_delay(struct driver *driver, const struct in_flight *line)
 {
     double late = (double)(line->sent_ns - line->from_ns) / 1e9;
     driver->outcome->on_time++;
@@ -226,15 +226,15 @@ static void note_lateness(struct driver *driver, const struct in_flight *line)
         driver->outcome->late_max = late;
 }
 
-/* A line is in flight no longer. */
-static void leave_flight(struct driver *driver, const struct in_flight *line)
+/* Records that a line is no longer in flight. */
+static void end_flight(struct driver *driver, const struct in_flight *line)
 {
     driver->in_flight_count--;
     if (line->measured)
         driver->measured_count--;
 }
 
-/* Give the connection up and close its descriptor. */
+/* Closes a connection. */
 static void drop_connection(struct driver *driver,
                             struct load_connection *connection)
 {
@@ -249,10 +249,10 @@ static void drop_connection(struct driver *driver,
 }
 
 /*
- * A connection is lost: count each line in flight as failure, but as dropped
- * when a later one was answered.
+ * Closes a connection that failed. Counts each line in flight as the failure,
+ * or as dropped if a later line was answered.
  */
-static void lose_connection(struct driver *driver,
+static void fail_connection(struct driver *driver,
                             struct load_connection *connection,
                             enum failure failure)
 {
@@ -266,16 +266,16 @@ static void lose_connection(struct driver *driver,
             continue;
         }
         count_failure(driver, later_answered ? FAILED_DROPPED : failure);
-        leave_flight(driver, line);
+        end_flight(driver, line);
     }
     connection->head = connection->next;
     drop_connection(driver, connection);
 }
 
 /*
- * Fill the output buffer: the rest of the line that was cut, then the next
- * lines that may go. Returns how many bytes it holds; those from *begin on
- * are to be sent.
+ * Fills the output buffer: the rest of a line that was sent in part, then the
+ * lines that may be sent. Returns the end of its data and sets *begin to the
+ * first byte to send.
  */
 static size_t fill_out(const struct driver *driver,
                        const struct load_connection *connection, size_t *begin)
@@ -300,24 +300,24 @@ static size_t fill_out(const struct driver *driver,
     return used;
 }
 
-/* Enter what a send took: the rest of a line, whole lines, part of one. */
-static void enter_sent(struct driver *driver,
-                       struct load_connection *connection, size_t len,
-                       uint64_t now)
+/* Records what a send took: the rest of a line, whole lines, part of one. */
+static void record_sent(struct driver *driver,
+                        struct load_connection *connection, size_t len,
+                        uint64_t now)
 {
     size_t line_len = driver->plan->line_size + 1;
     size_t rest = connection->tail < len ? connection->tail : len;
     connection->tail -= rest;
     len -= rest;
     while (len > 0) {
-        enter_line(driver, connection, now);
+        record_line(driver, connection, now);
         size_t taken = len < line_len ? len : line_len;
         connection->tail = line_len - taken;
         len -= taken;
     }
 }
 
-/* Send whatever the connection may send now. */
+/* Sends what the connection may send now. */
 static void send_lines(struct driver *driver,
                        struct load_connection *connection)
 {
@@ -330,11 +330,11 @@ static void send_lines(struct driver *driver,
         ssize_t sent = send(connection->fd, driver->out + begin, end - begin,
                             MSG_NOSIGNAL);
         if (sent >= 0) {
-            enter_sent(driver, connection, (size_t)sent, now);
+            record_sent(driver, connection, (size_t)sent, now);
         } else if (errno == EINTR) {
             continue;
         } else if (errno != EAGAIN) {
-            lose_connection(driver, connection, FAILED_CLOSED_EARLY);
+            fail_connection(driver, connection, FAILED_CLOSED_EARLY);
             return;
         }
         if (sent < (ssize_t)(end - begin)) {
@@ -351,7 +351,7 @@ static void send_lines(struct driver *driver,
     }
 }
 
-/* Count an error reply by its reason. */
+/* Counts an error reply by its reason. */
 static void count_reason(struct outcome *outcome, const char *reason,
                          size_t len)
 {
@@ -375,12 +375,12 @@ static void count_reason(struct outcome *outcome, const char *reason,
     entry->count = 1;
 }
 
-/* A line was answered in whatever way: it is no longer in flight. */
+/* Records a line as answered, right or not. */
 static void settle_line(struct driver *driver,
                         struct load_connection *connection, uint64_t number)
 {
     struct in_flight *line = slot(driver, connection, number);
-    leave_flight(driver, line);
+    end_flight(driver, line);
     line->answered = true;
     if (number != connection->head) {
         connection->early++;
@@ -394,7 +394,7 @@ static void settle_line(struct driver *driver,
     }
 }
 
-/* Tell whether a later line of the connection was answered already. */
+/* Returns whether a later line of the connection was answered already. */
 static bool overtaken(const struct driver *driver,
                       const struct load_connection *connection,
                       uint64_t number)
@@ -405,7 +405,7 @@ static bool overtaken(const struct driver *driver,
     return i < connection->next;
 }
 
-/* A line got its own reply. Keep the latency unless it came too late. */
+/* Records the right reply to a line, and its latency if it was in order. */
 static void take_right(struct driver *driver,
                        struct load_connection *connection, uint64_t number,
                        uint64_t now)
@@ -432,12 +432,12 @@ static void take_right(struct driver *driver,
     settle_line(driver, connection, number);
 }
 
-/* Judge one reply line and note what it says about which line. */
+/* Judges a reply and records the verdict. */
 static void take_reply(struct driver *driver,
                        struct load_connection *connection, const char *reply,
                        size_t len, uint64_t now)
 {
-    static const enum failure FAILURE_OF[] = {
+    static const enum failure failure_of[] = {
         [REPLY_MIXED_UP] = FAILED_MIXED_UP,
         [REPLY_PREFIX] = FAILED_PREFIX,
         [REPLY_WRONG] = FAILED_WRONG,
@@ -460,18 +460,19 @@ static void take_reply(struct driver *driver,
     } else if (verdict == REPLY_RIGHT) {
         take_right(driver, connection, head, now);
     } else if (verdict != REPLY_OTHER_LINE) {
-        count_failure(driver, FAILURE_OF[verdict]);
+        count_failure(driver, failure_of[verdict]);
         settle_line(driver, connection, head);
     } else if (other > head && other < connection->next &&
                !slot(driver, connection, other)->answered) {
         take_right(driver, connection, other, now);
     } else {
-        /* Its line had a reply before, or was never sent. */
+        /* That line was answered before, or never sent. */
         count_failure(driver, FAILED_SURPLUS);
     }
 }
 
-/* Keep a piece of a reply until the rest of it comes. */
+/* Keeps a piece of a reply until the rest comes. Returns false if memory is
+ * short. */
 static bool keep_piece(struct driver *driver,
                        struct load_connection *connection, const char *piece,
                        size_t len)
@@ -483,7 +484,7 @@ static bool keep_piece(struct driver *driver,
             return false;
         }
     }
-    /* Of a reply that is too long to be right, more is of no use. */
+    /* A reply that is too long is wrong, whatever the rest of it. */
     if (connection->partial_len < driver->partial_size) {
         size_t room = driver->partial_size - connection->partial_len;
         memcpy(connection->partial + connection->partial_len, piece,
@@ -493,7 +494,7 @@ static bool keep_piece(struct driver *driver,
     return true;
 }
 
-/* Take what was received apart into reply lines. */
+/* Cuts what was received into reply lines. */
 static void take_replies(struct driver *driver,
                          struct load_connection *connection, const char *data,
                          size_t len, uint64_t now)
@@ -522,11 +523,11 @@ static void take_replies(struct driver *driver,
     }
 }
 
-/* The server closed, or reset, the connection. */
+/* Handles the close, or the reset, of a connection by the server. */
 static void take_end(struct driver *driver, struct load_connection *connection)
 {
     if (driver->phase != CLOSING) {
-        lose_connection(driver, connection, FAILED_CLOSED_EARLY);
+        fail_connection(driver, connection, FAILED_CLOSED_EARLY);
         return;
     }
     if (connection->partial_len > 0)
@@ -534,7 +535,7 @@ static void take_end(struct driver *driver, struct load_connection *connection)
     drop_connection(driver, connection);
 }
 
-/* Receive once; what is left makes epoll report the connection again. */
+/* Receives once. If there is more, epoll reports the connection again. */
 static void receive_replies(struct driver *driver,
                             struct load_connection *connection)
 {
@@ -545,7 +546,7 @@ static void receive_replies(struct driver *driver,
         take_end(driver, connection);
 }
 
-/* A connection could not be made. */
+/* Records that a connection could not be made. */
 static void fail_connect(struct driver *driver,
                          struct load_connection *connection, int error)
 {
@@ -558,16 +559,16 @@ static void fail_connect(struct driver *driver,
     }
 }
 
-/* A connection is there. */
-static void enter_open(struct driver *driver,
-                       struct load_connection *connection)
+/* Records that a connection was made. */
+static void record_connected(struct driver *driver,
+                             struct load_connection *connection)
 {
     connection->open = true;
     driver->open++;
     driver->outcome->connected++;
 }
 
-/* epoll reports a connection that was being made. */
+/* Handles what epoll reports about a connection that is being made. */
 static void end_connect(struct driver *driver,
                         struct load_connection *connection)
 {
@@ -582,13 +583,14 @@ static void end_connect(struct driver *driver,
         return;
     }
     watch(driver, connection, EPOLL_CTL_MOD, EPOLLIN);
-    enter_open(driver, connection);
+    record_connected(driver, connection);
 }
 
 /*
- * Towards a server on loopback, take another source address for each 20,000
- * connections, or the ports would run out. connect() chooses the port: bind()
- * would take one that no other connection of that address may share.
+ * Binds a socket to another source address for each 20,000 connections to a
+ * server on loopback, or the ports would run out. connect() chooses the port:
+ * bind() would take one that no other connection from that address may share.
+ * Returns 0, or -1 with errno set.
  */
 static int bind_source(const struct driver *driver, int fd, uint32_t index)
 {
@@ -609,7 +611,7 @@ static int bind_source(const struct driver *driver, int fd, uint32_t index)
     return bind(fd, (struct sockaddr *)&source, sizeof source);
 }
 
-/* Begin to connect the next connection. */
+/* Starts to connect the next connection. */
 static void begin_connect(struct driver *driver)
 {
     const struct address *server = &driver->plan->server;
@@ -627,7 +629,7 @@ static void begin_connect(struct driver *driver)
     }
     if (connect(connection->fd, &server->u.any, server->len) == 0) {
         watch(driver, connection, EPOLL_CTL_ADD, EPOLLIN);
-        enter_open(driver, connection);
+        record_connected(driver, connection);
     } else if (errno == EINPROGRESS) {
         connection->connecting = true;
         connection->begun_ns = clock_ns();
@@ -638,8 +640,8 @@ static void begin_connect(struct driver *driver)
     }
 }
 
-/* Give up what has waited for longer than the timeout. */
-static void find_timeouts(struct driver *driver, uint64_t now)
+/* Drops each connection that has waited for longer than the timeout. */
+static void fail_timed_out(struct driver *driver, uint64_t now)
 {
     for (uint32_t i = 0; i < driver->asked; i++) {
         struct load_connection *connection = &driver->connections[i];
@@ -652,12 +654,12 @@ static void find_timeouts(struct driver *driver, uint64_t now)
         } else if (connection->open && connection->head < connection->next &&
                    now - slot(driver, connection, connection->head)->sent_ns >
                        driver->timeout_ns) {
-            lose_connection(driver, connection, FAILED_TIMEOUT);
+            fail_connection(driver, connection, FAILED_TIMEOUT);
         }
     }
 }
 
-/* Deal with what epoll reports about one connection. */
+/* Handles what epoll reports about a connection. */
 static void handle_event(struct driver *driver,
                          struct load_connection *connection, uint32_t events)
 {
@@ -672,8 +674,8 @@ static void handle_event(struct driver *driver,
 }
 
 /*
- * Wait for events, for so long at most. Returns their number, or -1 with errno
- * set.
+ * Waits for events, for at most wait_ns. Returns their number, or -1 with
+ * errno set.
  */
 static int wait_for_events(struct driver *driver, uint64_t wait_ns,
                            struct epoll_event events[MAX_EVENTS])
@@ -689,18 +691,19 @@ static int wait_for_events(struct driver *driver, uint64_t wait_ns,
             return count;
         driver->coarse = true;
     }
-    /* Spin for the last millisecond rather than be late. */
+    /* Polling through the last millisecond is better than being late. */
     return epoll_wait(driver->epoll, events, MAX_EVENTS,
                       (int)(wait_ns / 1000000));
 }
 
-/* Wait for events until the given time at most, and handle them. */
+/* Waits for events, at most until the given time, and handles them. Returns
+ * false, with a message, on an error of this program. */
 static bool handle_events(struct driver *driver, uint64_t until)
 {
     struct epoll_event events[MAX_EVENTS];
     uint64_t now = clock_ns();
     if (now >= driver->tick_ns) {
-        find_timeouts(driver, now);
+        fail_timed_out(driver, now);
         uint64_t tick = driver->timeout_ns / 10;
         driver->tick_ns = now + (tick < SECOND / 4 ? tick : SECOND / 4);
     }
@@ -726,7 +729,7 @@ static bool handle_events(struct driver *driver, uint64_t until)
     return true;
 }
 
-/* Connect all of them, a few at a time. */
+/* Makes all connections, a few at a time. Returns as handle_events(). */
 static bool connect_all(struct driver *driver)
 {
     uint32_t all = driver->plan->connections;
@@ -737,7 +740,7 @@ static bool connect_all(struct driver *driver)
              i++) {
             begin_connect(driver);
         }
-        /* What came at once leaves nothing to wait for. */
+        /* Connections that were made at once leave nothing to wait for. */
         uint64_t until =
             driver->connecting < MAX_CONNECTING && driver->asked < all
                 ? 0
@@ -748,7 +751,7 @@ static bool connect_all(struct driver *driver)
     return true;
 }
 
-/* Open loop: make due what is due, and return when the next one will be. */
+/* Open loop: releases the lines that are due. Returns when the next is. */
 static uint64_t release_lines(struct driver *driver)
 {
     uint32_t all = driver->plan->connections;
@@ -767,13 +770,13 @@ static uint64_t release_lines(struct driver *driver)
         driver->waiting++;
         send_lines(driver, connection);
         if (connection->open && connection->next == connection->due)
-            note_lateness(driver,
-                          slot(driver, connection, connection->due - 1));
+            record_delay(driver,
+                         slot(driver, connection, connection->due - 1));
     }
     return FOREVER;
 }
 
-/* One by one: let the next connection that is open send its line. */
+/* One by one: lets the next open connection send its line. */
 static void pass_turn(struct driver *driver)
 {
     uint32_t all = driver->plan->connections;
@@ -785,7 +788,7 @@ static void pass_turn(struct driver *driver)
     }
 }
 
-/* Tell whether the last line was sent and has its reply. */
+/* Returns whether the last line was sent and has its reply. */
 static bool all_done(const struct driver *driver)
 {
     if (driver->open == 0)
@@ -800,8 +803,8 @@ static bool all_done(const struct driver *driver)
 }
 
 /*
- * Begin and end the measured time when the clock says so. Returns when it has
- * to be looked at next.
+ * Starts and ends the measured time when the clock says so. Returns when to
+ * call it next.
  */
 static uint64_t keep_time(struct driver *driver)
 {
@@ -822,8 +825,8 @@ static uint64_t keep_time(struct driver *driver)
         }
     }
     /*
-     * A closed loop goes on until the last of the measured lines has its
-     * reply: with fewer and fewer lines beside them the slow ones would look
+     * A closed loop goes on until the last measured line has its reply. If
+     * fewer and fewer lines were in flight beside them, slow lines would look
      * faster than they are.
      */
     if (driver->window_over && plan->rate <= 0 && driver->measured_count == 0)
@@ -832,8 +835,8 @@ static uint64_t keep_time(struct driver *driver)
 }
 
 /*
- * Open loop: once the last line has been due for as long as a reply may take,
- * what still waits stays unsent. Returns when that will be.
+ * Open loop: stops sending when the last line has been due for longer than the
+ * timeout. Returns when that is.
  */
 static uint64_t limit_backlog(struct driver *driver)
 {
@@ -850,7 +853,7 @@ static uint64_t earlier(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
-/* Closed loop: let each connection send. */
+/* Closed loop: lets each connection send. */
 static void send_on_all(struct driver *driver)
 {
     for (uint32_t i = 0; i < driver->plan->connections; i++)
@@ -858,10 +861,9 @@ static void send_on_all(struct driver *driver)
 }
 
 /*
- * Once each connection has its first reply, begin the warm-up's seconds.
- * Under load right away, a server whose accepting thread gets its turn seldom
- * would keep some of the connections waiting for many seconds, and the others
- * alone would be measured.
+ * Starts the timed warm-up once each connection has its first reply. Under
+ * load at once, a server whose accepting thread seldom runs would leave some
+ * connections waiting for many seconds, and only the others were measured.
  */
 static void end_first_round(struct driver *driver)
 {
@@ -872,7 +874,8 @@ static void end_first_round(struct driver *driver)
     }
 }
 
-/* Send the lines and take the replies, until the last one is there. */
+/* Sends the lines and takes the replies, until the last one is there. Returns
+ * as handle_events(). */
 static bool run(struct driver *driver)
 {
     const struct plan *plan = driver->plan;
@@ -903,13 +906,14 @@ static bool run(struct driver *driver)
     return true;
 }
 
-/* Stay connected until there is a line, or the end, on standard input. */
+/* Stays connected until stdin has a line or ends. Returns false, with a
+ * message, on an error of this program. */
 static bool hold(struct driver *driver)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.fd = ON_STDIN};
     driver->phase = HOLDING;
     if (epoll_ctl(driver->epoll, EPOLL_CTL_ADD, STDIN_FILENO, &event) != 0) {
-        /* A file or /dev/null, which is ready at once. */
+        /* A file or /dev/null, which has ended or has a line. */
         return true;
     }
     fprintf(stderr,
@@ -922,7 +926,8 @@ static bool hold(struct driver *driver)
     return epoll_ctl(driver->epoll, EPOLL_CTL_DEL, STDIN_FILENO, NULL) == 0;
 }
 
-/* Half-close all connections and see that nothing comes but their end. */
+/* Half-closes all connections and checks that only their end follows. Returns
+ * as handle_events(). */
 static bool close_all(struct driver *driver)
 {
     driver->phase = CLOSING;
@@ -933,7 +938,7 @@ static bool close_all(struct driver *driver)
         if (connection->blocked)
             watch(driver, connection, EPOLL_CTL_MOD, EPOLLIN);
         connection->blocked = false;
-        /* Unsent bytes are of a line that was answered before its end. */
+        /* Unsent bytes belong to a line that was answered too early. */
         connection->tail = 0;
         if (shutdown(connection->fd, SHUT_WR) != 0)
             take_end(driver, connection);
@@ -946,7 +951,7 @@ static bool close_all(struct driver *driver)
     return true;
 }
 
-/* Work out how many lines there are to be. */
+/* Computes how many lines to send. */
 static void count_lines(struct driver *driver)
 {
     const struct plan *plan = driver->plan;
@@ -965,7 +970,8 @@ static void count_lines(struct driver *driver)
     }
 }
 
-/* See that there are as many descriptors as the connections need. */
+/* Returns whether there are descriptors for all connections; if not, prints a
+ * message. */
 static bool have_descriptors(const struct plan *plan)
 {
     uint64_t need = (uint64_t)plan->connections + SPARE_DESCRIPTORS;
@@ -980,12 +986,12 @@ static bool have_descriptors(const struct plan *plan)
     return true;
 }
 
-/* Allocate what the run needs. False, with a message, when that fails. */
+/* Allocates what the run needs. Returns false, with a message, on failure. */
 static bool prepare(struct driver *driver)
 {
     const struct plan *plan = driver->plan;
     size_t slots = (size_t)plan->connections * plan->depth;
-    /* One byte more than is right, to see when there is one. */
+    /* One byte more than a right reply, to notice when there is one. */
     driver->partial_size = sizeof "echo: " + plan->reply_size;
     if (driver->partial_size < sizeof "error: " + REASON_LEN)
         driver->partial_size = sizeof "error: " + REASON_LEN;
@@ -1011,7 +1017,7 @@ static bool prepare(struct driver *driver)
     return have_descriptors(plan);
 }
 
-static void give_back(struct driver *driver)
+static void free_driver(struct driver *driver)
 {
     for (uint32_t i = 0; i < driver->asked; i++) {
         if (driver->connections[i].fd >= 0)
@@ -1033,8 +1039,8 @@ static double cpu_seconds(struct timeval before, struct timeval after)
            (double)(after.tv_usec - before.tv_usec) / 1e6;
 }
 
-/* Work the figures out once the last reply is there. */
-static void conclude(const struct driver *driver)
+/* Computes the figures of the outcome after the last reply. */
+static void compute_figures(const struct driver *driver)
 {
     const struct plan *plan = driver->plan;
     struct outcome *outcome = driver->outcome;
@@ -1076,14 +1082,14 @@ bool drive(const struct plan *plan, struct outcome *outcome)
     };
     *outcome = (struct outcome){0};
     count_lines(&driver);
-    /* Else each timed wait of the open loop ends 50 microseconds late. */
+    /* Otherwise each timed wait of the open loop ends 50 microseconds late. */
     (void)prctl(PR_SET_TIMERSLACK, 1UL);
 
     bool done = prepare(&driver) && connect_all(&driver) && run(&driver);
     if (done) {
-        conclude(&driver);
+        compute_figures(&driver);
         done = (!plan->hold || hold(&driver)) && close_all(&driver);
     }
-    give_back(&driver);
+    free_driver(&driver);
     return done;
 }

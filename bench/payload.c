@@ -1,7 +1,9 @@
-// SPDX-License-Identifier: MIT
 /*
- * Lines that name themselves, and the judgement on their replies. Neither
- * keeps a copy: what a reply should be follows from the two numbers.
+ * payload.c - lines that name themselves, and the verdicts on their replies
+ *
+ * No line is kept: the right reply follows from the two numbers.
+ *
+ * SPDX-License-Identifier: MIT
  */
 #include "payload.h"
 
@@ -11,16 +13,12 @@
 #define ECHO "echo: "
 #define ERROR "error: "
 
-enum {
-    ECHO_LEN = sizeof ECHO - 1,
-    ERROR_LEN = sizeof ERROR - 1,
-    CONNECTION_DIGITS = 6,
-    NUMBER_DIGITS = 9,
-    LETTERS = 26,
-};
-
-/* Line numbers are written modulo this. */
-static const uint64_t NUMBERS = 1000000000;
+#define ECHO_LEN (sizeof ECHO - 1)
+#define ERROR_LEN (sizeof ERROR - 1)
+#define CONNECTION_DIGITS 6
+#define NUMBER_DIGITS 9
+#define NUMBERS 1000000000 /* line numbers are written modulo this */
+#define LETTERS 26         /* different letters in what follows the tag */
 
 bool payload_init(struct payload *payload, size_t line_size, size_t reply_size)
 {
@@ -40,7 +38,7 @@ void payload_free(struct payload *payload)
     payload->filler = NULL;
 }
 
-/* Write the last digits of value to out. */
+/* Writes the last digits of value to out. */
 static void write_digits(char *out, int digits, uint64_t value)
 {
     for (int i = digits - 1; i >= 0; i--) {
@@ -56,7 +54,7 @@ static void write_tag(char tag[LINE_TAG], uint32_t connection, uint64_t number)
     write_digits(tag + CONNECTION_DIGITS + 1, NUMBER_DIGITS, number % NUMBERS);
 }
 
-/* Return what follows the tag: a different piece for neighbours. */
+/* Returns what follows the tag. It differs between neighbours. */
 static const char *filler_of(const struct payload *payload,
                              uint32_t connection, uint64_t number)
 {
@@ -77,13 +75,13 @@ size_t payload_reply_length(const struct payload *payload)
     return ECHO_LEN + payload->reply_size;
 }
 
-/* Compare the first len bytes at most of a with those of b. */
+/* Returns whether a and b agree in size bytes, or in len if that is less. */
 static bool same_start(const char *a, const char *b, size_t size, size_t len)
 {
     return memcmp(a, b, size < len ? size : len) == 0;
 }
 
-/* Tell whether reply is the first len bytes of the right one. */
+/* Returns whether reply is the first len bytes of the right one. */
 static bool begins_right(const struct payload *payload, uint32_t connection,
                          uint64_t number, const char *reply, size_t len)
 {
@@ -93,7 +91,7 @@ static bool begins_right(const struct payload *payload, uint32_t connection,
         return false;
     write_tag(tag, connection, number);
     const char *filler = filler_of(payload, connection, number);
-    /* Once for a plain echo, more often for a body that repeats the line. */
+    /* A plain echo has the line once, a longer body repeats it. */
     for (size_t at = ECHO_LEN; at < len; at += payload->line_size) {
         if (!same_start(reply + at, tag, LINE_TAG, len - at))
             return false;
@@ -105,7 +103,7 @@ static bool begins_right(const struct payload *payload, uint32_t connection,
     return true;
 }
 
-/* Read digits at text into *value. False when there is anything else. */
+/* Reads digits into *value. Returns false if text has anything else. */
 static bool read_digits(const char *text, int digits, uint64_t *value)
 {
     *value = 0;
@@ -117,7 +115,7 @@ static bool read_digits(const char *text, int digits, uint64_t *value)
     return true;
 }
 
-/* Return the number that is written as written and is nearest to number. */
+/* Returns the number nearest to number whose last digits are written. */
 static uint64_t nearest_number(uint64_t number, uint64_t written)
 {
     uint64_t near = number - number % NUMBERS + written;

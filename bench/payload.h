@@ -1,8 +1,11 @@
-// SPDX-License-Identifier: MIT
 /*
- * The lines that the load generator sends, and the judgement on what comes
- * back. A line begins with the number of its connection and its own number on
- * it, so no two lines are alike and a reply says which line it belongs to.
+ * payload.h - the lines that the load generator sends, and the verdicts on
+ * the replies
+ *
+ * A line begins with the number of its connection and its own number. So no
+ * two lines are alike, and a reply tells which line it belongs to.
+ *
+ * SPDX-License-Identifier: MIT
  */
 #ifndef BENCH_PAYLOAD_H
 #define BENCH_PAYLOAD_H
@@ -11,10 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum {
-    LINE_TAG = 16, /* bytes of "CCCCCC-SSSSSSSSS", the shortest line */
-    MAX_PAYLOAD_CONNECTION = 999999,
-};
+#define LINE_TAG 16 /* bytes of "CCCCCC-SSSSSSSSS", the shortest line */
 
 struct payload {
     size_t line_size;  /* bytes of a line without its LF */
@@ -24,32 +24,36 @@ struct payload {
 
 enum verdict {
     REPLY_RIGHT,      /* what the line asked for, byte by byte */
-    REPLY_OTHER_LINE, /* right for another line of the same connection */
+    REPLY_OTHER_LINE, /* right for another line of the connection */
     REPLY_MIXED_UP,   /* right for a line of another connection */
-    REPLY_PREFIX,     /* right as far as it goes, but cut short */
+    REPLY_PREFIX,     /* the beginning of a right reply */
     REPLY_ERROR,      /* error: REASON */
-    REPLY_WRONG,      /* none of these */
+    REPLY_WRONG,      /* anything else */
 };
 
 /*
- * Prepare lines of line_size bytes, LINE_TAG at least, answered by
- * reply_size bytes. False when memory is short. payload_free() gives it back.
+ * Prepares lines of line_size bytes, at least LINE_TAG, and replies of
+ * reply_size bytes. Returns false if memory is short. The caller frees it with
+ * payload_free().
  */
 bool payload_init(struct payload *payload, size_t line_size,
                   size_t reply_size);
 void payload_free(struct payload *payload);
 
-/* Write a line and its LF, line_size + 1 bytes, to out. */
+/*
+ * Writes a line and its LF, line_size + 1 bytes, to out. A connection's number
+ * has up to six digits; of a line's number the last nine count.
+ */
 void payload_write_line(const struct payload *payload, uint32_t connection,
                         uint64_t number, char *out);
 
-/* Return the bytes of a right reply, without its LF. */
+/* Returns the length of a right reply, without its LF. */
 size_t payload_reply_length(const struct payload *payload);
 
 /*
- * Judge a reply, given without its LF, that should answer the line number of
- * connection. *other is set with REPLY_OTHER_LINE: the number of the line
- * that the reply belongs to.
+ * Judges a reply, given without its LF, as the answer to a line, given by its
+ * connection and its number. Sets *other with REPLY_OTHER_LINE: the number of
+ * the line that the reply belongs to.
  */
 enum verdict payload_judge(const struct payload *payload, uint32_t connection,
                            uint64_t number, const char *reply, size_t len,

@@ -1,14 +1,17 @@
-// SPDX-License-Identifier: MIT
 /*
- * Latency samples in chunks: adding one never copies the others, which would
- * show in the very latencies that are measured.
+ * samples.c - latency samples in chunks
+ *
+ * Adding a sample never copies the others: the time that this took would show
+ * in the latencies.
+ *
+ * SPDX-License-Identifier: MIT
  */
 #include "samples.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
 
-enum { CHUNK = 1 << 16 };
+#define CHUNK (1 << 16) /* samples in a chunk */
 
 static const struct sample *sample_at(const struct samples *samples, size_t i)
 {
@@ -44,7 +47,7 @@ static int compare_latencies(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Return the nearest rank for so many thousandths of count samples. */
+/* Returns the sample at the nearest rank for a share in thousandths. */
 static uint64_t percentile(const uint64_t *sorted, size_t count,
                            size_t thousandths)
 {

@@ -1,7 +1,10 @@
-// SPDX-License-Identifier: MIT
 /*
- * Every latency that was measured, kept one by one: percentiles are exact,
- * and a slow moment can still be found afterwards.
+ * samples.h - every latency that was measured
+ *
+ * All are kept, so percentiles are exact and a slow moment can be found
+ * afterwards.
+ *
+ * SPDX-License-Identifier: MIT
  */
 #ifndef BENCH_SAMPLES_H
 #define BENCH_SAMPLES_H
@@ -12,10 +15,10 @@
 #include <stdio.h>
 
 struct sample {
-    int64_t start_ns;    /* from the beginning of the measured time */
-    uint64_t latency_ns; /* from there to the reply's last byte */
+    int64_t start_ns;    /* from the start of the measured time */
+    uint64_t latency_ns; /* from start_ns to the reply's last byte */
     uint32_t connection;
-    bool measured; /* sent within that time; else it is no latency's */
+    bool measured; /* sent within the measured time; others count nowhere */
 };
 
 /* All zero is empty. */
@@ -23,11 +26,11 @@ struct samples {
     struct sample **chunks;
     size_t chunk_count;
     size_t count;
-    size_t measured; /* of those */
-    uint64_t sum_ns; /* latencies of the measured ones */
+    size_t measured; /* samples that are measured ones */
+    uint64_t sum_ns; /* sum of their latencies */
 };
 
-/* All zero when no sample is a measured one. */
+/* All zero if no sample is a measured one. */
 struct latency {
     double mean_ns;
     uint64_t p50_ns;
@@ -37,20 +40,20 @@ struct latency {
     uint64_t max_ns;
 };
 
-/* Keep one more sample. False when memory is short. */
+/* Appends a sample. Returns false if memory is short. */
 bool samples_add(struct samples *samples, struct sample sample);
 
 /*
- * Sort the measured latencies for *latency. A percentile is the smallest
- * sample that so many percent of them do not exceed (the nearest rank), never
- * an interpolation. False when memory is short.
+ * Computes *latency from the measured samples. A percentile p is the smallest
+ * sample that p % of them do not exceed (nearest rank); nothing is
+ * interpolated. Returns false if memory is short.
  */
 bool samples_latency(const struct samples *samples, struct latency *latency);
 
 /*
- * Write them as text, one line each in the order of the replies: the start in
- * seconds, the latency in microseconds, the connection, and 1 if it was
- * measured or 0. False when a write failed, errno then says why.
+ * Writes the samples as text, a line each in the order of the replies: start
+ * in seconds, latency in microseconds, connection, and 1 if it was measured or
+ * 0. Returns false, with errno set, if a write failed.
  */
 bool samples_write(const struct samples *samples, FILE *file);
 
