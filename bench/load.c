@@ -1,8 +1,10 @@
-// SPDX-License-Identifier: MIT
 /*
- * The load generator: it asks a line server over many connections, compares
- * each reply byte by byte and reports exact latencies. Run it as
+ * load.c - the load generator: asks a line server over many connections,
+ * compares each reply byte by byte and reports exact latencies
+ *
  *     build/load --connect 127.0.0.1:8080 -c 100 -d 10 --warmup 1s
+ *
+ * SPDX-License-Identifier: MIT
  */
 #include "../lib/values.h"
 #include "arguments.h"
@@ -19,95 +21,90 @@
 
 #define DEFAULT_SERVER "127.0.0.1:8080"
 
-enum {
-    DEFAULT_REQUESTS = 10000,
-    DEFAULT_LINE_SIZE = 32,
-    DEFAULT_TIMEOUT = 10,
-    MAX_CONNECTIONS = 500000,
-    MAX_DEPTH = 4096,
-    MAX_BYTES = 1 << 30,
-    MAX_SECONDS = 86400,
-    MAX_RATE = 10000000,
-};
+#define DEFAULT_REQUESTS 10000
+#define DEFAULT_LINE_SIZE 32
+#define DEFAULT_TIMEOUT 10 /* seconds */
+#define MAX_CONNECTIONS 500000
+#define MAX_DEPTH 4096 /* lines in flight on a connection */
+#define MAX_BYTES (1 << 30)
+#define MAX_SECONDS 86400
+#define MAX_RATE 10000000 /* lines per second */
+#define MAX_REQUESTS 1000000000
 
-static const uint64_t MAX_REQUESTS = 1000000000;
-
-static const char USAGE[] =
+static const char usage[] =
     "Usage: load [OPTION]...\n"
     "Send lines to a server over many connections and check each reply.\n"
     "\n"
     "  -a, --connect HOST:PORT   the server (" DEFAULT_SERVER ")\n"
     "  -c, --connections N       connections, 1 to 500000 (1)\n"
-    "  -n, --requests N          lines in all, 1 to 1000000000 (10000)\n"
-    "  -d, --duration SEC        or as many as fit in SEC, 0.001 to 86400\n"
-    "  -r, --rate N              open loop: so many lines per second in all,\n"
-    "                            0.001 to 10000000\n"
-    "      --lines-in-flight N   lines that a connection sends before it has\n"
-    "                            a reply, 1 to 4096 (1)\n"
-    "      --line-size BYTES     without the LF, 16 to 1073741824 (32)\n"
-    "      --reply-size BYTES    the reply is the line repeated or cut to\n"
-    "                            that, as with upstream --size (as it is)\n"
-    "      --warmup N or SECs    so many lines, or seconds (2s), come first\n"
-    "                            and are not counted (0); closed loop: the\n"
-    "                            seconds begin when each connection has had\n"
-    "                            one line and its reply\n"
-    "      --one-by-one          one line at a time in all, from connection\n"
-    "                            to connection; -n is then one for each\n"
-    "      --timeout SEC         for a connection, a reply and the close,\n"
-    "                            0.001 to 86400 (10)\n"
-    "      --hold                afterwards stay connected until there is a\n"
-    "                            line, or the end, on standard input\n"
-    "      --samples FILE        write every latency there\n"
-    "      --json FILE           write the figures there; -: standard "
-    "output,\n"
-    "                            which then has nothing else\n"
+    "  -n, --requests N          total lines, 1 to 1000000000 (10000)\n"
+    "  -d, --duration SEC        or as many lines as fit in SEC,\n"
+    "                            0.001 to 86400\n"
+    "  -r, --rate N              open loop: N lines per second over all\n"
+    "                            connections, 0.001 to 10000000\n"
+    "      --lines-in-flight N   lines that a connection may send before\n"
+    "                            their replies, 1 to 4096 (1)\n"
+    "      --line-size BYTES     length of a line without its LF,\n"
+    "                            16 to 1073741824 (32)\n"
+    "      --reply-size BYTES    expect the line repeated or cut to BYTES,\n"
+    "                            as by upstream --size (as it is)\n"
+    "      --warmup N or SECs    before measuring, send N lines, or lines\n"
+    "                            for SEC seconds such as 2s (0)\n"
+    "      --one-by-one          one line in flight over all connections,\n"
+    "                            each in turn; -n is then one line each\n"
+    "      --timeout SEC         longest wait for a connection, a reply or\n"
+    "                            the close, 0.001 to 86400 (10)\n"
+    "      --hold                afterwards stay connected until standard\n"
+    "                            input has a line or ends\n"
+    "      --samples FILE        write every latency to FILE\n"
+    "      --json FILE           write the figures to FILE; with - they\n"
+    "                            replace the report on standard output\n"
     "  -h, --help                print this and exit\n"
     "  -V, --version             print the version and exit\n"
     "\n"
-    "Closed loop: each connection sends its next line when it has a reply, "
-    "so\n"
-    "a slow server is asked less. Open loop (-r): line i is due at i/rate "
-    "and\n"
-    "on connection i modulo N, whether replies came or not, and its latency\n"
-    "counts from then: a server that stalls for a second has a second in "
-    "each\n"
-    "of the latencies that it caused.\n"
+    "Closed loop: a connection sends its next line when it has a reply, so\n"
+    "a slow server gets fewer lines. A timed warm-up starts when each\n"
+    "connection has had one line and its reply.\n"
     "\n"
-    "With -d, latencies are of lines sent within the time, the requests per\n"
-    "second of replies within it; a closed loop goes on, unmeasured, until "
-    "the\n"
-    "last of those lines has its reply, as fewer lines would be answered "
-    "sooner.\n"
-    "With -n both are of all lines. Percentiles are samples (nearest rank), "
-    "none\n"
-    "is estimated. Throughput x mean latency is the number of lines in "
-    "flight\n"
-    "(Little's law): 'concurrency' puts it in proportion to connections x "
-    "lines\n"
-    "in flight, and a closed loop that ran long enough has 1.00 there. A "
-    "samples\n"
-    "file has one line of text for each right reply since the measured time\n"
-    "began: start in seconds from there, latency in microseconds, "
-    "connection,\n"
-    "and 1 for a measured line or 0.\n"
+    "Open loop (-r): line i is due at i/rate on connection i modulo N,\n"
+    "however slow the replies, and its latency counts from then. A server\n"
+    "that stalls for a second shows that second in each latency it caused.\n"
     "\n"
-    "Lines are CCCCCC-SSSSSSSSS (connection, number) and letters. A run "
-    "fails\n"
-    "by class: wrong (no line's reply), prefix (cut short), mixed_up "
-    "(another\n"
-    "connection's), reordered (after a later line's), dropped (never, though\n"
-    "a later line's came), surplus (to no line, or again), closed_early,\n"
-    "timeout (the connection is then given up), connect, not_closed (after "
-    "we\n"
-    "half-closed), unsent (never due to be sent in time) and error replies\n"
-    "by their reason. More than 20000 connections come from 127.0.0.2 and "
-    "on.\n"
+    "With -d, latencies are those of lines sent within SEC, and requests\n"
+    "per second are replies received within SEC. A closed loop keeps\n"
+    "sending, unmeasured, until the last measured line has its reply: with\n"
+    "fewer lines in flight it would have it sooner. With -n, both cover all\n"
+    "lines. A percentile is always a sample (nearest rank).\n"
     "\n"
-    "Exit status: 0 each reply was right, 1 not so or it could not run, 2 "
-    "bad\n"
-    "usage.\n";
+    "By Little's law, throughput x mean latency is the number of lines in\n"
+    "flight. 'concurrency' is this product divided by connections x lines\n"
+    "in flight; a closed loop that runs long enough has 1.00.\n"
+    "\n"
+    "A samples file has a text line for each right reply since measuring\n"
+    "started: start in seconds, latency in microseconds, connection, and 1\n"
+    "if the line was measured or 0.\n"
+    "\n"
+    "A line is CCCCCC-SSSSSSSSS (connection, number) and letters. A run\n"
+    "fails by these classes, and by each reason of an error reply:\n"
+    "\n"
+    "  wrong         the reply answers no line\n"
+    "  prefix        the reply was cut short\n"
+    "  mixed_up      the reply belongs to another connection\n"
+    "  reordered     the reply came after the reply to a later line\n"
+    "  dropped       no reply, though a later line had one\n"
+    "  surplus       a second reply to a line, or a reply to none\n"
+    "  closed_early  the server closed the connection first\n"
+    "  timeout       no reply in time; the connection was dropped\n"
+    "  connect       no connection\n"
+    "  not_closed    the connection outlived our half-close\n"
+    "  unsent        the line was due but never sent\n"
+    "\n"
+    "More than 20000 connections to loopback come from 127.0.0.2 and on.\n"
+    "\n"
+    "Exit status: 0 each reply was right, 1 one was not or load could not\n"
+    "run, 2 bad usage.\n";
 
-static const char *const FAILURE_NAMES[FAILURES] = {
+static const char *const failure_names[FAILURES] = {
     [FAILED_WRONG] = "wrong",
     [FAILED_PREFIX] = "prefix",
     [FAILED_MIXED_UP] = "mixed_up",
@@ -127,16 +124,16 @@ struct load_options {
     const char *json;
 };
 
-/* The figures that follow from an outcome, in the units of the report. */
+/* What follows from an outcome, in the units of the report. */
 struct figures {
     struct latency latency;
-    double concurrency; /* throughput x mean latency, per line in flight */
-    double cpu_us;      /* of this process, per request */
+    double concurrency; /* throughput x mean latency / lines in flight */
+    double cpu_us;      /* CPU time of this process per request */
     double late_mean_us;
     bool right; /* nothing failed */
 };
 
-/* Read a number of lines or, with an s at its end, of seconds. */
+/* Reads a number of lines or, with an s at its end, of seconds. */
 static void warmup_option(struct plan *plan, const char *text)
 {
     char seconds[32];
@@ -154,7 +151,7 @@ static void warmup_option(struct plan *plan, const char *text)
     }
 }
 
-/* Fill in what the options leave open; exit with 2 where they contradict. */
+/* Completes the plan. Exits with 2 if options contradict each other. */
 static void complete_plan(struct plan *plan, const char *address, bool sized)
 {
     plan->server = address_argument("load", "--connect", address);
@@ -170,7 +167,7 @@ static void complete_plan(struct plan *plan, const char *address, bool sized)
         plan->reply_size = plan->line_size;
 }
 
-/* Read the command line, or exit: with 0 after --help, with 2 if wrong. */
+/* Reads the command line. Exits with 0 after --help, with 2 if it is wrong. */
 static struct load_options parse_load_options(int argc, char **argv)
 {
     enum {
@@ -184,7 +181,7 @@ static struct load_options parse_load_options(int argc, char **argv)
         OPTION_SAMPLES,
         OPTION_JSON,
     };
-    static const struct option LONG_OPTIONS[] = {
+    static const struct option long_options[] = {
         {"connect", required_argument, NULL, 'a'},
         {"connections", required_argument, NULL, 'c'},
         {"requests", required_argument, NULL, 'n'},
@@ -215,7 +212,7 @@ static struct load_options parse_load_options(int argc, char **argv)
     int option = 0;
 
     while (option != -1) {
-        option = getopt_long(argc, argv, "a:c:n:d:r:hV", LONG_OPTIONS, NULL);
+        option = getopt_long(argc, argv, "a:c:n:d:r:hV", long_options, NULL);
         switch (option) {
         case -1:
             break;
@@ -273,7 +270,7 @@ static struct load_options parse_load_options(int argc, char **argv)
             options.json = optarg;
             break;
         case 'h':
-            exit_printing("load", USAGE);
+            exit_printing("load", usage);
         case 'V':
             exit_printing("load", "load (threadecho) " VERSION "\n");
         default:
@@ -287,15 +284,15 @@ static struct load_options parse_load_options(int argc, char **argv)
     return options;
 }
 
-/* Return how many lines are in flight when a closed loop is in full swing. */
+/* Returns how many lines a closed loop keeps in flight. */
 static double lines_in_flight(const struct plan *plan)
 {
     return plan->one_by_one ? 1 : (double)plan->connections * plan->depth;
 }
 
-/* Work out *figures. False when memory is short. */
-static bool work_out(const struct plan *plan, const struct outcome *outcome,
-                     struct figures *figures)
+/* Computes *figures. Returns false, with a message, if memory is short. */
+static bool summarize(const struct plan *plan, const struct outcome *outcome,
+                      struct figures *figures)
 {
     *figures = (struct figures){.right = outcome->error_replies == 0};
     for (int i = 0; i < FAILURES; i++)
@@ -321,14 +318,14 @@ static double us(uint64_t ns)
     return (double)ns / 1e3;
 }
 
-/* Write text with nothing in it that could upset a terminal. */
+/* Writes text with each byte that is not printable ASCII as a ?. */
 static void print_plain(FILE *file, const char *text)
 {
     for (; *text != '\0'; text++)
         (void)fputc(*text >= ' ' && *text <= '~' ? *text : '?', file);
 }
 
-/* Write the figures for a person to read. */
+/* Writes the figures for a person. */
 static void print_report(const struct plan *plan,
                          const struct outcome *outcome,
                          const struct figures *figures)
@@ -353,7 +350,7 @@ static void print_report(const struct plan *plan,
            outcome->right);
     for (int i = 0; i < FAILURES; i++)
         if (outcome->failures[i] > 0)
-            printf("FAILED      %s %" PRIu64 "\n", FAILURE_NAMES[i],
+            printf("FAILED      %s %" PRIu64 "\n", failure_names[i],
                    outcome->failures[i]);
     for (size_t i = 0; i < outcome->reason_count; i++) {
         printf("FAILED      error: ");
@@ -362,7 +359,7 @@ static void print_report(const struct plan *plan,
     }
 }
 
-/* Write text as a JSON string; bytes that are not ASCII as Latin-1. */
+/* Writes text as a JSON string, bytes that are not ASCII as Latin-1. */
 static void write_json_string(FILE *file, const char *text)
 {
     (void)fputc('"', file);
@@ -378,7 +375,7 @@ static void write_json_string(FILE *file, const char *text)
     (void)fputc('"', file);
 }
 
-/* Write the figures as one JSON object. Write errors stay in file's flag. */
+/* Writes the figures as one JSON object. ferror(file) tells of errors. */
 static void write_json(FILE *file, const struct plan *plan,
                        const struct outcome *outcome,
                        const struct figures *figures)
@@ -434,12 +431,12 @@ static void write_json(FILE *file, const struct plan *plan,
     fputs("},\n  \"failures\": {", file);
     for (int i = 0; i < FAILURES; i++)
         fprintf(file, "%s\"%s\": %" PRIu64, i > 0 ? ", " : "",
-                FAILURE_NAMES[i], outcome->failures[i]);
+                failure_names[i], outcome->failures[i]);
     fprintf(file, "},\n  \"right\": %s\n}\n",
             figures->right ? "true" : "false");
 }
 
-/* Open a file to write to. NULL, with a message, when that fails. */
+/* Opens a file to write to. Returns NULL, with a message, on failure. */
 static FILE *open_output(const char *path)
 {
     FILE *file = fopen(path, "w");
@@ -448,7 +445,7 @@ static FILE *open_output(const char *path)
     return file;
 }
 
-/* Close it. False, with a message, when not everything was written. */
+/* Closes it. Returns false, with a message, if any output was lost. */
 static bool close_output(FILE *file, const char *path)
 {
     bool failed = ferror(file) != 0;
@@ -464,13 +461,13 @@ static bool same(const char *a, const char *b)
     return a != NULL && strcmp(a, b) == 0;
 }
 
-/* Drive the server and report. Returns the exit status. */
+/* Puts the load on the server and reports. Returns the exit status. */
 static int load(const struct load_options *options, FILE *samples, FILE *json)
 {
     struct outcome outcome;
     struct figures figures;
     bool done = drive(&options->plan, &outcome) &&
-                work_out(&options->plan, &outcome, &figures);
+                summarize(&options->plan, &outcome, &figures);
     if (done && outcome.connect_errno != 0) {
         char address[ADDRESS_TEXT];
         fprintf(stderr, "load: cannot connect to %s: %s\n",
@@ -482,7 +479,7 @@ static int load(const struct load_options *options, FILE *samples, FILE *json)
     if (done && json != stdout)
         print_report(&options->plan, &outcome, &figures);
     if (done && samples != NULL) {
-        /* An error here is still known when the file is closed. */
+        /* close_output() reports an error. */
         (void)samples_write(&outcome.samples, samples);
     }
     samples_free(&outcome.samples);
@@ -495,7 +492,7 @@ int main(int argc, char **argv)
     FILE *samples = NULL;
     FILE *json = NULL;
 
-    /* Opened first: an hour's run must not end with a wrong file name. */
+    /* Before the run: an hour of it must not end at a wrong file name. */
     if (options.samples != NULL) {
         samples = open_output(options.samples);
         if (samples == NULL)
