@@ -1,8 +1,10 @@
-// SPDX-License-Identifier: MIT
 /*
- * The HTTP server that the measured servers fetch from: it answers
- * GET PATH?text=X with X, after an exactly timed delay. Run it as
+ * upstream.c - the HTTP server that the measured servers fetch from
+ *
+ * It answers GET PATH?text=X with X, after an exactly timed delay:
  *     build/upstream --listen 127.0.0.1:8081 --delay 5
+ *
+ * SPDX-License-Identifier: MIT
  */
 #include "../lib/values.h"
 #include "arguments.h"
@@ -25,37 +27,34 @@
 
 #define DEFAULT_LISTEN "127.0.0.1:8081"
 
-enum {
-    LISTEN_BACKLOG = 4096,
-    MAX_DELAY_MS = 3600 * 1000,
-    MAX_SIZE = 1 << 30,
-    ACCEPT_PAUSE_US = 100 * 1000,
-};
+#define LISTEN_BACKLOG 4096 /* connections that wait for accept() */
+#define MAX_DELAY_MS (3600 * 1000)
+#define MAX_SIZE (1 << 30)           /* bytes of a body */
+#define ACCEPT_PAUSE_US (100 * 1000) /* after accept() has failed */
 
-static const char USAGE[] =
+static const char usage[] =
     "Usage: upstream [OPTION]...\n"
-    "Answer GET PATH?text=X, whatever the path, with X.\n"
+    "Answer GET PATH?text=X with X, for any PATH.\n"
     "\n"
     "  -l, --listen HOST:PORT  where to listen (" DEFAULT_LISTEN ");\n"
-    "                          port 0 takes any free one, [::1]:0 works\n"
-    "  -d, --delay MS          answer that long after the request came (0);\n"
-    "                          a decimal number, 0 to 3600000\n"
-    "  -s, --size BYTES        repeat or cut X to that size, 0 to 1073741824\n"
+    "                          port 0 is any free one, [::1]:0 works too\n"
+    "  -d, --delay MS          answer MS milliseconds after the request,\n"
+    "                          0 to 3600000, decimals allowed (0)\n"
+    "  -s, --size BYTES        repeat or cut X to BYTES, 0 to 1073741824\n"
     "                          (as it is); an empty X becomes dots\n"
-    "  -c, --status CODE       answer with that status, 200 to 599 (200)\n"
+    "  -c, --status CODE       status of the answers, 200 to 599 (200)\n"
     "  -h, --help              print this and exit\n"
     "  -V, --version           print the version and exit\n"
     "\n"
-    "X is percent-decoded, %00 too; a plus sign stays one. Without text, or\n"
-    "with a broken escape, the answer is 400, to another method 501. Once it\n"
-    "accepts connections it says so on standard error, with the port. "
-    "SIGTERM\n"
-    "and SIGINT end it with status 0.\n";
+    "X is percent-decoded, %00 included; a plus sign stays one. A request\n"
+    "without text, or with a broken escape, gets status 400, another method\n"
+    "501. When upstream accepts connections, it prints its address and port\n"
+    "to standard error. It exits with 0 on SIGTERM and SIGINT.\n";
 
 struct upstream_options {
     struct address listen;
     struct timeval delay;
-    bool sized; /* whether size counts */
+    bool sized; /* size is given */
     size_t size;
     int status;
 };
@@ -69,7 +68,7 @@ struct upstream_server {
     LIST_HEAD(, delayed) delayed;
 };
 
-/* A request whose answer is ready and waits for its time. */
+/* A request whose answer is ready but not due. */
 struct delayed {
     LIST_ENTRY(delayed) entry;
     struct event timer;
@@ -77,7 +76,7 @@ struct delayed {
     int status;
 };
 
-/* Return the value of a hexadecimal digit, or -1. */
+/* Returns the value of a hexadecimal digit, or -1. */
 static int hex_digit(char c)
 {
     if (c >= '0' && c <= '9')
@@ -90,8 +89,8 @@ static int hex_digit(char c)
 }
 
 /*
- * Find the first parameter called text in the query of uri. Returns where its
- * value begins and sets *len, or NULL when there is none.
+ * Finds the first parameter named text in the query of uri. Returns its value
+ * and sets *len, or returns NULL if there is none.
  */
 static const char *find_text(const char *uri, size_t *len)
 {
@@ -107,7 +106,8 @@ static const char *find_text(const char *uri, size_t *len)
     return NULL;
 }
 
-/* Percent-decode len bytes into out. Returns the new length, or -1. */
+/* Percent-decodes len bytes to out. Returns the new length, or -1 if an escape
+ * is broken. */
 static ssize_t decode(const char *text, size_t len, char *out)
 {
     size_t used = 0;
@@ -126,7 +126,7 @@ static ssize_t decode(const char *text, size_t len, char *out)
     return (ssize_t)used;
 }
 
-/* Repeat the used bytes at the start of out until it holds size bytes. */
+/* Repeats the first used bytes of out until it holds size bytes. */
 static void repeat_text(char *out, size_t used, size_t size)
 {
     if (used == 0 && size > 0)
@@ -138,7 +138,7 @@ static void repeat_text(char *out, size_t used, size_t size)
     }
 }
 
-/* Write the answer to request into its body. Returns the status to send. */
+/* Writes the answer to a request to its body. Returns the status to send. */
 static int make_answer(const struct upstream_options *options,
                        struct evhttp_request *request)
 {
@@ -152,7 +152,7 @@ static int make_answer(const struct upstream_options *options,
 
     struct evbuffer *body = evhttp_request_get_output_buffer(request);
     struct evbuffer_iovec space;
-    /* Room for all of X before it is cut, and never for nothing. */
+    /* X is cut after it was decoded. One byte more: never reserve none. */
     size_t room = options->size > len ? options->size : len;
     if (evbuffer_reserve_space(body, (ev_ssize_t)room + 1, &space, 1) != 1)
         return HTTP_INTERNAL;
@@ -170,16 +170,16 @@ static int make_answer(const struct upstream_options *options,
 }
 
 /*
- * Send the answer that is already in the request's body. evhttp would first
- * ask epoll whether the socket is writable; as it nearly always is, write at
- * once and have evhttp finish the request. Whatever does not go out, be it for
- * an error, is left to evhttp.
+ * Sends the answer that is in the request's body. evhttp would ask epoll first
+ * whether the socket is writable, and it nearly always is. So this writes at
+ * once and has evhttp finish the request. evhttp also handles whatever could
+ * not be written.
  */
 static void send_answer(struct evhttp_request *request, int status)
 {
     struct evhttp_connection *connection =
         evhttp_request_get_connection(request);
-    /* Frees the request if the connection has gone. */
+    /* Frees the request if the connection is gone. */
     evhttp_send_reply(request, status, NULL, NULL);
     if (connection == NULL)
         return;
@@ -194,9 +194,9 @@ static void send_answer(struct evhttp_request *request, int status)
 }
 
 /*
- * Answer a request whose time has come. Had its client gone in the meantime,
- * evhttp would have parted the request from the connection and left it to us;
- * evhttp_send_reply() then frees it and sends nothing.
+ * Answers a request whose delay is over. If its client has gone meanwhile,
+ * evhttp has detached the request from the connection and left it to us. Then
+ * evhttp_send_reply() frees it and sends nothing.
  */
 static void delay_over(evutil_socket_t fd, short what, void *arg)
 {
@@ -208,8 +208,8 @@ static void delay_over(evutil_socket_t fd, short what, void *arg)
     free(delayed);
 }
 
-/* Take a request from evhttp: answer it now or when its delay is over. */
-static void take_request(struct evhttp_request *request, void *arg)
+/* Handles a request: answers it now or when its delay is over. */
+static void handle_request(struct evhttp_request *request, void *arg)
 {
     struct upstream_server *upstream = arg;
     const struct upstream_options *options = &upstream->options;
@@ -226,8 +226,8 @@ static void take_request(struct evhttp_request *request, void *arg)
     delayed->request = request;
     delayed->status = status;
     /*
-     * The base counts from when it learned that the request was there, so
-     * the delay does not grow by the requests that were handled before it.
+     * The base counts from when it was told of the request. So the delay does
+     * not grow with the number of requests handled before this one.
      */
     if (evtimer_assign(&delayed->timer, upstream->base, delay_over, delayed) !=
             0 ||
@@ -239,7 +239,7 @@ static void take_request(struct evhttp_request *request, void *arg)
     LIST_INSERT_HEAD(&upstream->delayed, delayed, entry);
 }
 
-/* Accept again after a pause. */
+/* Accepts again after a pause. */
 static void resume_accept(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd;
@@ -251,7 +251,7 @@ static void resume_accept(evutil_socket_t fd, short what, void *arg)
     }
 }
 
-/* Pause when accept() fails, as for want of descriptors, and not spin. */
+/* Pauses when accept() fails, for example without descriptors: no spinning. */
 static void accept_failed(struct evconnlistener *listener, void *arg)
 {
     struct upstream_server *upstream = arg;
@@ -261,7 +261,7 @@ static void accept_failed(struct evconnlistener *listener, void *arg)
         (void)evconnlistener_disable(listener);
 }
 
-/* End the event loop on SIGTERM or SIGINT. */
+/* Ends the event loop on SIGTERM or SIGINT. */
 static void end_loop(evutil_socket_t fd, short what, void *arg)
 {
     (void)fd;
@@ -270,9 +270,9 @@ static void end_loop(evutil_socket_t fd, short what, void *arg)
 }
 
 /*
- * Listen, with a backlog that takes a burst of thousands of connections:
- * evhttp_bind_socket() would take 128, and each SYN lost costs its client a
- * second. Returns the socket, or -1 with errno set.
+ * Listens with a backlog for a burst of thousands of connections. The backlog
+ * of evhttp_bind_socket() is 128, and each lost SYN costs its client a second.
+ * Returns the socket, or -1 with errno set.
  */
 static int listen_with_backlog(const struct address *address)
 {
@@ -294,13 +294,13 @@ static int listen_with_backlog(const struct address *address)
     return fd;
 }
 
-/* Make the event loop and the HTTP server. False when memory is short. */
+/* Creates the event loop and the HTTP server. Returns false on failure. */
 static bool create_server(struct upstream_server *upstream)
 {
     struct event_config *config = event_config_new();
     if (config == NULL)
         return false;
-    /* The precise timer sees to it that 5 ms are not rounded up to 6. */
+    /* Without the precise timer, 5 ms could be rounded up to 6. */
     if (event_config_set_flag(
             config, EVENT_BASE_FLAG_NOLOCK | EVENT_BASE_FLAG_PRECISE_TIMER |
                         EVENT_BASE_FLAG_EPOLL_USE_CHANGELIST) == 0)
@@ -315,11 +315,11 @@ static bool create_server(struct upstream_server *upstream)
         return false;
     evhttp_set_allowed_methods(upstream->http, EVHTTP_REQ_GET);
     evhttp_set_default_content_type(upstream->http, NULL);
-    evhttp_set_gencb(upstream->http, take_request, upstream);
+    evhttp_set_gencb(upstream->http, handle_request, upstream);
     return true;
 }
 
-/* Listen and say so. False, with a message, when that can't be done. */
+/* Listens and says so. Returns false, with a message, on failure. */
 static bool start_upstream(struct upstream_server *upstream)
 {
     char text[ADDRESS_TEXT];
@@ -352,7 +352,7 @@ static bool start_upstream(struct upstream_server *upstream)
     return true;
 }
 
-/* Serve until a signal. False when it could not even begin. */
+/* Serves until a signal. Returns false, with a message, if it cannot start. */
 static bool serve(struct upstream_server *upstream)
 {
     struct event *term =
@@ -373,14 +373,14 @@ static bool serve(struct upstream_server *upstream)
     return served;
 }
 
-/* Give back whatever create_server() and the requests in flight hold. */
+/* Frees what create_server() and the requests in flight hold. */
 static void destroy_server(struct upstream_server *upstream)
 {
     while (!LIST_EMPTY(&upstream->delayed)) {
         struct delayed *delayed = LIST_FIRST(&upstream->delayed);
         LIST_REMOVE(delayed, entry);
         (void)evtimer_del(&delayed->timer);
-        /* Those that still have a connection go with it in evhttp_free(). */
+        /* evhttp_free() frees those that still have a connection. */
         if (evhttp_request_get_connection(delayed->request) == NULL)
             evhttp_request_free(delayed->request);
         free(delayed);
@@ -394,10 +394,10 @@ static void destroy_server(struct upstream_server *upstream)
     libevent_global_shutdown();
 }
 
-/* Read the command line, or exit: with 0 after --help, with 2 if wrong. */
+/* Reads the command line. Exits with 0 after --help, with 2 if it is wrong. */
 static struct upstream_options parse_upstream_options(int argc, char **argv)
 {
-    static const struct option LONG_OPTIONS[] = {
+    static const struct option long_options[] = {
         {"listen", required_argument, NULL, 'l'},
         {"delay", required_argument, NULL, 'd'},
         {"size", required_argument, NULL, 's'},
@@ -412,7 +412,7 @@ static struct upstream_options parse_upstream_options(int argc, char **argv)
     int option = 0;
 
     while (option != -1) {
-        option = getopt_long(argc, argv, "l:d:s:c:hV", LONG_OPTIONS, NULL);
+        option = getopt_long(argc, argv, "l:d:s:c:hV", long_options, NULL);
         switch (option) {
         case -1:
             break;
@@ -434,7 +434,7 @@ static struct upstream_options parse_upstream_options(int argc, char **argv)
                 (int)whole_argument("upstream", "--status", optarg, 200, 599);
             break;
         case 'h':
-            exit_printing("upstream", USAGE);
+            exit_printing("upstream", usage);
         case 'V':
             exit_printing("upstream", "upstream (threadecho) " VERSION "\n");
         default:
@@ -460,7 +460,7 @@ int main(int argc, char **argv)
 
     LIST_INIT(&upstream.delayed);
     (void)raise_descriptor_limit(0);
-    /* A client that goes away must cost its connection only. */
+    /* A client that closes early must not end the process. */
     if (sigaction(SIGPIPE, &ignore, NULL) != 0) {
         perror("upstream: cannot ignore SIGPIPE");
         return 1;
