@@ -1,13 +1,15 @@
-/* SPDX-License-Identifier: MIT */
 /*
- * The documents' own experiment: many short sleeps over a pool of threads.
+ * pool.c - the documents' own experiment: many short sleeps over a pool of
+ * threads
  *
- *   build/pool --workers 100 [--tasks 10000] [--sleep 5] [--json]
+ *     build/pool --workers 100 [--tasks 10000] [--sleep 5] [--json]
  *
- * Overhead is the time that the tasks took in all, divided by what they would
- * take if starting, switching and waking cost nothing: sleep x tasks /
- * workers. bench/pool.py is the same experiment for Python threads and gevent
- * and prints the same columns. docs/pool.md tells why the defaults are these.
+ * The overhead is the total time of the tasks divided by their time if
+ * starting, switching and waking cost nothing: sleep x tasks / workers.
+ * bench/pool.py is the same experiment for Python threads and gevent and
+ * prints the same columns. docs/pool.md explains the defaults.
+ *
+ * SPDX-License-Identifier: MIT
  */
 #define _GNU_SOURCE /* sched_setaffinity, SCHED_BATCH, getopt_long */
 
@@ -29,17 +31,21 @@
 #include <sys/resource.h>
 #include <time.h>
 
-enum { MAX_WORKERS = 32000, MAX_TASKS = 10000000, PAGE = 4096 };
-
-/* A worker that is handed this task ends. */
-enum { STOP_WORKER = -1 };
+#define MAX_WORKERS 32000
+#define MAX_TASKS 10000000
+#define MAX_SLEEP_MS 60000
+#define MAX_SLACK_US 1000000
+#define MIN_STACK_KIB 16
+#define MAX_STACK_KIB 65536
+#define PAGE 4096        /* bytes; stacks are aligned to it */
+#define STOP_WORKER (-1) /* stands for a task; its worker ends */
 
 /* How a task gets from the main thread to a worker. */
 enum queue_kind {
-    QUEUE_MUTEX,     /* as the documents: bounded, one lock, two conditions */
-    QUEUE_BROADCAST, /* everything queued first, then all workers woken */
-    QUEUE_SEMAPHORE, /* a wake-up for each task, the task by a counter */
-    QUEUE_IDLE,      /* everything queued first, then the idle woken singly */
+    QUEUE_MUTEX,     /* the documents': bounded, one lock, two conditions */
+    QUEUE_BROADCAST, /* all tasks are queued, then all workers are woken */
+    QUEUE_SEMAPHORE, /* a wake-up for each task; a counter selects the task */
+    QUEUE_IDLE,      /* all tasks are queued, then idle workers woken singly */
     QUEUE_KINDS
 };
 
@@ -51,16 +57,16 @@ struct pool_options {
     int tasks;
     double sleep_ms;
     enum queue_kind queue;
-    bool whole;      /* the span begins before the first worker is made */
+    bool whole;      /* the span includes the creation of the workers */
     bool batch;      /* SCHED_BATCH: a waking thread does not preempt */
     bool spread;     /* worker i stays on core i modulo the cores */
-    double slack_us; /* timer slack; below 0: as the process has it */
-    int stack_kib;   /* of each worker */
+    double slack_us; /* timer slack; below 0: as inherited */
+    int stack_kib;   /* a worker's stack */
     bool json;
-    const char *samples; /* file for one line a task, or NULL */
+    const char *samples; /* file with a line for each task, or NULL */
 };
 
-/* What became of one task; written by the worker that ran it. */
+/* What happened to a task. The worker that runs it writes this. */
 struct task {
     int64_t started_ns;
     int64_t ended_ns;
@@ -68,20 +74,20 @@ struct task {
 };
 
 /*
- * Tasks on their way to the workers. The kinds mutex and broadcast use the
- * lock and the conditions, the kinds semaphore and idle only the rest.
+ * Tasks that wait for a worker. The kinds mutex and broadcast use the lock and
+ * the conditions; the kinds semaphore and idle only the rest.
  */
 struct task_queue {
     enum queue_kind kind;
-    int *slots; /* in order of arrival; never reused, so never overwritten */
-    int bound;  /* how many may wait before put() waits */
+    int *slots; /* in order of arrival; none is used twice */
+    int bound;  /* most tasks that may wait before queue_put() waits */
     pthread_mutex_t lock;
     pthread_cond_t not_empty;
     pthread_cond_t not_full;
     _Atomic int head;
     _Atomic int tail;
     _Atomic int idle; /* workers that wait for filled, or are about to */
-    bool open;        /* broadcast: workers may take */
+    bool open;        /* broadcast: workers may take tasks */
     sem_t filled;
 };
 
@@ -95,7 +101,7 @@ struct thread_pool {
     pthread_cond_t all_done;
     _Atomic int left;
     char *stacks;
-    cpu_set_t cpus; /* what the process may run on */
+    cpu_set_t cpus; /* the cores that the process may run on */
 };
 
 struct worker {
@@ -104,7 +110,7 @@ struct worker {
     int index;
 };
 
-/* What one run cost, over the span that the overhead counts. */
+/* What a run cost. */
 struct pool_result {
     double create_ms;
     double total_ms;
@@ -112,80 +118,78 @@ struct pool_result {
     struct rusage after;
 };
 
-static const char usage_text[] =
-    "usage: pool [OPTION]...\n"
+static const char usage[] =
+    "Usage: pool [OPTION]...\n"
     "Run sleeping tasks over a pool of threads and print what it cost.\n"
-    "  -w, --workers N      threads in the pool, 1..32000 (100)\n"
-    "  -n, --tasks N        tasks in all, 1..10000000 (10000)\n"
-    "  -s, --sleep MS       how long each task sleeps, 0..60000 (5)\n"
-    "  -q, --queue KIND     mutex, broadcast, semaphore or idle (idle)\n"
-    "      --span WHAT      tasks: workers wait when the clock starts; all: "
-    "it\n"
-    "                       starts before they are made (tasks)\n"
-    "      --policy NAME    other or batch (other)\n"
-    "      --place HOW      free, or spread over the cores (spread)\n"
-    "      --slack US       timer slack, 0.001..1000000 (as inherited)\n"
-    "      --stack KIB      stack of a worker, 16..65536 (64)\n"
-    "  -j, --json           one JSON object in place of two TSV lines\n"
-    "      --samples FILE   each task's start, end and lateness, in ns\n"
-    "  -h, --help           this text\n";
+    "\n"
+    "  -w, --workers N     threads in the pool, 1 to 32000 (100)\n"
+    "  -n, --tasks N       total tasks, 1 to 10000000 (10000)\n"
+    "  -s, --sleep MS      sleep of each task, 0 to 60000 (5)\n"
+    "  -q, --queue KIND    mutex, broadcast, semaphore or idle (idle)\n"
+    "      --span WHAT     tasks: start the clock when the workers wait;\n"
+    "                      all: start it before they are created (tasks)\n"
+    "      --policy NAME   other or batch (other)\n"
+    "      --place HOW     free, or spread over the cores (spread)\n"
+    "      --slack US      timer slack, 0.001 to 1000000 (as inherited)\n"
+    "      --stack KIB     stack of a worker, 16 to 65536 (64)\n"
+    "  -j, --json          print one JSON object, not two TSV lines\n"
+    "      --samples FILE  write start, end and lateness of each task, in\n"
+    "                      ns, to FILE\n"
+    "  -h, --help          print this and exit\n";
 
-/* Print a message of ours to stderr and exit with 1. */
-__attribute__((noreturn, format(printf, 1, 2))) static void
+/* Prints a message to stderr and exits with 1. */
+__attribute__((format(printf, 1, 2))) static _Noreturn void
 fail(const char *format, ...)
 {
-    va_list args;
-
+    va_list values;
+    va_start(values, format);
     fputs("pool: ", stderr);
-    va_start(args, format);
-    vfprintf(stderr, format, args);
-    va_end(args);
+    vfprintf(stderr, format, values);
     fputc('\n', stderr);
+    va_end(values);
     exit(1);
 }
 
-/* End the program if a pthread call, which returns its error, failed. */
+/* Exits with 1 if a pthread call, which returns its error, failed. */
 static void must(int error, const char *what)
 {
-    if (error)
+    if (error != 0)
         fail("%s: %s", what, strerror(error));
 }
 
-/* Allocate count zeroed members of size bytes, or end the program. */
+/* Allocates count zeroed members of size bytes, or exits with 1. */
 static void *must_allocate(size_t count, size_t size)
 {
     void *memory = calloc(count, size);
-
-    if (!memory)
+    if (memory == NULL)
         fail("out of memory");
     return memory;
 }
 
-/* Nanoseconds on a clock that is never set. */
+/* Returns monotonic time, in ns. */
 static int64_t now_ns(void)
 {
-    struct timespec t;
-
-    if (clock_gettime(CLOCK_MONOTONIC, &t) != 0)
+    struct timespec now;
+    if (clock_gettime(CLOCK_MONOTONIC, &now) != 0)
         fail("clock_gettime: %s", strerror(errno));
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Wait for a semaphore, whatever signals come. */
-static void sem_wait_whole(sem_t *semaphore)
+/* Waits for a semaphore, through any signals. */
+static void must_sem_wait(sem_t *semaphore)
 {
     while (sem_wait(semaphore) != 0)
         if (errno != EINTR)
             fail("sem_wait: %s", strerror(errno));
 }
 
-static void sem_post_whole(sem_t *semaphore)
+static void must_sem_post(sem_t *semaphore)
 {
     if (sem_post(semaphore) != 0)
         fail("sem_post: %s", strerror(errno));
 }
 
-/* Set up an empty queue that will be given at most capacity tasks. */
+/* Creates an empty queue for at most capacity tasks in its whole life. */
 static void queue_create(struct task_queue *q, enum queue_kind kind,
                          int capacity, int bound)
 {
@@ -199,7 +203,7 @@ static void queue_create(struct task_queue *q, enum queue_kind kind,
         fail("sem_init: %s", strerror(errno));
 }
 
-/* Release what queue_create made; no thread may use the queue any more. */
+/* Frees what queue_create made. No thread may use the queue any more. */
 static void queue_destroy(struct task_queue *q)
 {
     must(pthread_mutex_destroy(&q->lock), "pthread_mutex_destroy");
@@ -210,11 +214,10 @@ static void queue_destroy(struct task_queue *q)
     free(q->slots);
 }
 
-/* Take the next task if there is one, else return false. */
+/* Takes the next task. Returns false if there is none. */
 static bool try_take(struct task_queue *q, int *task)
 {
     int head = q->head;
-
     while (head < q->tail) {
         if (atomic_compare_exchange_weak(&q->head, &head, head + 1)) {
             *task = q->slots[head];
@@ -224,25 +227,25 @@ static bool try_take(struct task_queue *q, int *task)
     return false;
 }
 
-/* Count one idle worker off, if there is one: it is then owed a sem_post. */
+/* Claims an idle worker, which the caller must then wake by must_sem_post().
+ * Returns false if there is none. */
 static bool claim_idle(struct task_queue *q)
 {
     int idle = q->idle;
-
     while (idle > 0)
         if (atomic_compare_exchange_weak(&q->idle, &idle, idle - 1))
             return true;
     return false;
 }
 
-/* Put a task in; only the main thread does. */
+/* Puts a task in. Only the main thread calls it. */
 static void queue_put(struct task_queue *q, int task)
 {
     if (q->kind == QUEUE_SEMAPHORE || q->kind == QUEUE_IDLE) {
         q->slots[q->tail] = task;
         q->tail++;
         if (q->kind == QUEUE_SEMAPHORE)
-            sem_post_whole(&q->filled);
+            must_sem_post(&q->filled);
         return;
     }
     must(pthread_mutex_lock(&q->lock), "pthread_mutex_lock");
@@ -254,14 +257,14 @@ static void queue_put(struct task_queue *q, int task)
     must(pthread_mutex_unlock(&q->lock), "pthread_mutex_unlock");
 }
 
-/* Say that all tasks of this batch are in. */
+/* Announces that all tasks of this batch are in. */
 static void queue_flush(struct task_queue *q)
 {
     if (q->kind == QUEUE_IDLE) {
-        /* a worker counts itself idle before it looks at the tail again, so
-         * either it sees the tasks or this thread sees it idle */
+        /* A worker counts itself idle and then looks at the tail again. So
+         * either it sees the tasks, or this thread sees it idle. */
         while (q->head < q->tail && claim_idle(q))
-            sem_post_whole(&q->filled);
+            must_sem_post(&q->filled);
     }
     if (q->kind == QUEUE_BROADCAST) {
         must(pthread_mutex_lock(&q->lock), "pthread_mutex_lock");
@@ -271,35 +274,34 @@ static void queue_flush(struct task_queue *q)
     }
 }
 
-/* Take a task, waiting for one. */
+/* Waits for a task and takes it. */
 static int queue_take(struct task_queue *q)
 {
-    int task;
-
     if (q->kind == QUEUE_SEMAPHORE) {
-        sem_wait_whole(&q->filled);
+        must_sem_wait(&q->filled);
         return q->slots[atomic_fetch_add(&q->head, 1)];
     }
     if (q->kind == QUEUE_IDLE) {
+        int task = 0;
         while (!try_take(q, &task)) {
             q->idle++;
             if (q->head < q->tail && claim_idle(q))
-                continue; /* a task came meanwhile, and nobody was woken */
-            sem_wait_whole(&q->filled);
+                continue; /* a task came meanwhile: this worker is not idle */
+            must_sem_wait(&q->filled);
         }
         return task;
     }
     must(pthread_mutex_lock(&q->lock), "pthread_mutex_lock");
     while (q->head == q->tail || (q->kind == QUEUE_BROADCAST && !q->open))
         must(pthread_cond_wait(&q->not_empty, &q->lock), "pthread_cond_wait");
-    task = q->slots[q->head++];
+    int task = q->slots[q->head++];
     if (q->kind == QUEUE_MUTEX)
         must(pthread_cond_signal(&q->not_full), "pthread_cond_signal");
     must(pthread_mutex_unlock(&q->lock), "pthread_mutex_unlock");
     return task;
 }
 
-/* One task: a sleep between two looks at the clock. */
+/* Runs a task: a sleep between two readings of the clock. */
 static void run_task(struct task *task, struct timespec nap)
 {
     task->started_ns = now_ns();
@@ -310,34 +312,31 @@ static void run_task(struct task *task, struct timespec nap)
     atomic_fetch_add(&task->runs, 1);
 }
 
-/* Keep the calling thread on the n-th, modulo their count, of the cores. */
+/* Binds the calling thread to core n modulo the number of cores. */
 static void stay_on_core(const cpu_set_t *cpus, int n)
 {
     int nth = n % CPU_COUNT(cpus);
-    cpu_set_t one;
     int cpu;
-
     for (cpu = 0; cpu < CPU_SETSIZE; cpu++)
         if (CPU_ISSET(cpu, cpus) && nth-- == 0)
             break;
+    cpu_set_t one;
     CPU_ZERO(&one);
     CPU_SET(cpu, &one);
     if (sched_setaffinity(0, sizeof one, &one) != 0)
         fail("sched_setaffinity: %s", strerror(errno));
 }
 
-/* A thread of the pool: take a task, run it, until told to stop. */
+/* A thread of the pool: takes tasks and runs them until one is STOP_WORKER. */
 static void *worker_thread(void *argument)
 {
     struct worker *worker = argument;
     struct thread_pool *pool = worker->pool;
-    int task;
-
     if (pool->options->spread)
         stay_on_core(&pool->cpus, worker->index);
-    sem_post_whole(&pool->ready);
+    must_sem_post(&pool->ready);
     for (;;) {
-        task = queue_take(&pool->queue);
+        int task = queue_take(&pool->queue);
         if (task == STOP_WORKER)
             return NULL;
         run_task(&pool->tasks[task], pool->nap);
@@ -350,57 +349,50 @@ static void *worker_thread(void *argument)
 }
 
 /*
- * Make the workers. Their stacks are slices of one allocation: a mapping and a
- * guard page for each would be two system calls more a thread.
+ * Creates the workers. Their stacks are slices of one allocation: a mapping
+ * and a guard page for each would cost two more system calls per thread.
  */
 static void start_workers(struct thread_pool *pool, struct worker *workers)
 {
     const struct pool_options *options = pool->options;
     size_t stack = (size_t)options->stack_kib * 1024;
     void *stacks = NULL;
-    pthread_attr_t attributes;
-    int error;
-    int i;
-
     must(posix_memalign(&stacks, PAGE, stack * (size_t)options->workers),
          "--stack");
     pool->stacks = stacks;
+    pthread_attr_t attributes;
     must(pthread_attr_init(&attributes), "pthread_attr_init");
-    for (i = 0; i < options->workers; i++) {
+    for (int i = 0; i < options->workers; i++) {
         workers[i].pool = pool;
         workers[i].index = i;
         must(pthread_attr_setstack(&attributes,
                                    pool->stacks + stack * (size_t)i, stack),
              "--stack");
-        error = pthread_create(&workers[i].thread, &attributes, worker_thread,
-                               &workers[i]);
-        if (error)
+        int error = pthread_create(&workers[i].thread, &attributes,
+                                   worker_thread, &workers[i]);
+        if (error != 0)
             fail("cannot start thread %d of %d: %s", i + 1, options->workers,
                  strerror(error));
     }
     must(pthread_attr_destroy(&attributes), "pthread_attr_destroy");
 }
 
-/* Return when each worker stands before its first take. */
+/* Waits until each worker is about to take its first task. */
 static void await_workers(struct thread_pool *pool)
 {
-    int i;
-
-    for (i = 0; i < pool->options->workers; i++)
-        sem_wait_whole(&pool->ready);
+    for (int i = 0; i < pool->options->workers; i++)
+        must_sem_wait(&pool->ready);
 }
 
-/* Put all tasks in. */
+/* Puts all tasks in. */
 static void put_tasks(struct thread_pool *pool)
 {
-    int i;
-
-    for (i = 0; i < pool->options->tasks; i++)
+    for (int i = 0; i < pool->options->tasks; i++)
         queue_put(&pool->queue, i);
     queue_flush(&pool->queue);
 }
 
-/* Return when the last task is done. */
+/* Waits until the last task is done. */
 static void await_tasks(struct thread_pool *pool)
 {
     must(pthread_mutex_lock(&pool->lock), "pthread_mutex_lock");
@@ -410,53 +402,48 @@ static void await_tasks(struct thread_pool *pool)
     must(pthread_mutex_unlock(&pool->lock), "pthread_mutex_unlock");
 }
 
-/* Hand each worker its end and wait until it has gone. */
+/* Stops and joins each worker. */
 static void end_workers(struct thread_pool *pool, struct worker *workers)
 {
-    int i;
-
-    for (i = 0; i < pool->options->workers; i++)
+    for (int i = 0; i < pool->options->workers; i++)
         queue_put(&pool->queue, STOP_WORKER);
     queue_flush(&pool->queue);
-    for (i = 0; i < pool->options->workers; i++)
+    for (int i = 0; i < pool->options->workers; i++)
         must(pthread_join(workers[i].thread, NULL), "pthread_join");
 }
 
-static void resources(struct rusage *usage)
+static void get_resources(struct rusage *resources)
 {
-    if (getrusage(RUSAGE_SELF, usage) != 0)
+    if (getrusage(RUSAGE_SELF, resources) != 0)
         fail("getrusage: %s", strerror(errno));
 }
 
 /*
- * Run all tasks once over a new pool. The documents' span goes from the first
- * task put to the last one done, with the workers waiting at its start; the
- * whole one has the tasks waiting, and also makes the workers.
+ * Runs all tasks once over a new pool. The documents' span begins when the
+ * workers wait and the first task is put in. The whole span begins when the
+ * tasks wait and includes the creation of the workers. Both end when the last
+ * task is done.
  */
 static void run_pool(struct thread_pool *pool, struct pool_result *result)
 {
     bool whole = pool->options->whole;
     struct worker *workers =
         must_allocate((size_t)pool->options->workers, sizeof workers[0]);
-    int64_t begin;
-    int64_t created;
-    int64_t end;
-
     if (whole)
         put_tasks(pool);
-    resources(&result->before);
-    begin = now_ns();
+    get_resources(&result->before);
+    int64_t begin = now_ns();
     start_workers(pool, workers);
     if (!whole) {
         await_workers(pool);
-        resources(&result->before);
+        get_resources(&result->before);
     }
-    created = now_ns();
+    int64_t created = now_ns();
     if (!whole)
         put_tasks(pool);
     await_tasks(pool);
-    end = now_ns();
-    resources(&result->after);
+    int64_t end = now_ns();
+    get_resources(&result->after);
     end_workers(pool, workers);
     free(workers);
 
@@ -468,16 +455,14 @@ static int compare_int64(const void *a, const void *b)
 {
     int64_t x = *(const int64_t *)a;
     int64_t y = *(const int64_t *)b;
-
     return (x > y) - (x < y);
 }
 
-/* The smallest sample that at least share of all samples do not exceed. */
+/* Returns the smallest sample that this share of all does not exceed. */
 static double percentile_us(const int64_t *sorted, int count, double share)
 {
     double rank = share * count;
     int index = (int)rank;
-
     if (index < rank)
         index++;
     return (double)sorted[index > 0 ? index - 1 : 0] / 1e3;
@@ -490,7 +475,7 @@ static double milliseconds(const struct timeval *from,
            (double)(to->tv_usec - from->tv_usec) / 1e3;
 }
 
-/* One column of the output; text, where it is not NULL, stands for number. */
+/* A column of the output: text, or the number if text is NULL. */
 struct column {
     const char *name;
     const char *text;
@@ -498,23 +483,21 @@ struct column {
     int decimals;
 };
 
-/* Print the columns as a header and a row, or as one JSON object. */
+/* Prints the columns as a header and a row, or as one JSON object. */
 static void print_columns(const struct column *columns, size_t count,
                           bool json)
 {
-    size_t i;
-
     if (!json) {
-        for (i = 0; i < count; i++)
+        for (size_t i = 0; i < count; i++)
             printf("%s%s", i > 0 ? "\t" : "", columns[i].name);
         putchar('\n');
     }
-    for (i = 0; i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         if (json)
             printf("%s\"%s\": ", i > 0 ? ", " : "{", columns[i].name);
         else if (i > 0)
             putchar('\t');
-        if (columns[i].text)
+        if (columns[i].text != NULL)
             printf(json ? "\"%s\"" : "%s", columns[i].text);
         else
             printf("%.*f", columns[i].decimals, columns[i].number);
@@ -522,7 +505,7 @@ static void print_columns(const struct column *columns, size_t count,
     puts(json ? "}" : "");
 }
 
-/* Print the result; false if a task was early or not run exactly once. */
+/* Prints the result. Returns false if a task was early or not run once. */
 static bool report(const struct thread_pool *pool,
                    const struct pool_result *result)
 {
@@ -536,11 +519,8 @@ static bool report(const struct thread_pool *pool,
     double sum = 0;
     int early = 0;
     int wrong = 0;
-    int i;
-
-    for (i = 0; i < options->tasks; i++) {
+    for (int i = 0; i < options->tasks; i++) {
         const struct task *task = &pool->tasks[i];
-
         late[i] = task->ended_ns - task->started_ns - nap_ns;
         sum += (double)late[i];
         early += late[i] < 0;
@@ -589,32 +569,28 @@ static bool report(const struct thread_pool *pool,
     return early == 0 && wrong == 0;
 }
 
-/* Write what became of each task, a line each. */
+/* Writes a line for each task. */
 static void write_samples(const struct thread_pool *pool)
 {
     const char *path = pool->options->samples;
     int64_t nap_ns =
         (int64_t)pool->nap.tv_sec * 1000000000 + pool->nap.tv_nsec;
     FILE *file = fopen(path, "w");
-    bool bad;
-    int i;
-
-    if (!file)
+    if (file == NULL)
         fail("--samples %s: %s", path, strerror(errno));
     fputs("task\tstarted_ns\tended_ns\tlate_ns\n", file);
-    for (i = 0; i < pool->options->tasks; i++) {
+    for (int i = 0; i < pool->options->tasks; i++) {
         long long started = pool->tasks[i].started_ns;
         long long ended = pool->tasks[i].ended_ns;
-
         fprintf(file, "%d\t%lld\t%lld\t%lld\n", i, started, ended,
                 ended - started - (long long)nap_ns);
     }
-    bad = ferror(file) != 0;
+    bool bad = ferror(file) != 0;
     if (fclose(file) != 0 || bad)
         fail("--samples %s: %s", path, strerror(errno));
 }
 
-/* Return which of the names text is, or exit with 2. */
+/* Returns which of the names text is, or exits with 2. */
 static int parse_name(const char *option, const char *text,
                       const char *const *names, int count)
 {
@@ -629,6 +605,7 @@ static int parse_name(const char *option, const char *text,
     exit_bad_usage("pool", "%s: '%s' is not one of %s", option, text, list);
 }
 
+/* Reads the command line. Exits with 0 after --help, with 2 if it is wrong. */
 static void parse_pool_options(int argc, char **argv, struct pool_options *o)
 {
     enum {
@@ -642,7 +619,7 @@ static void parse_pool_options(int argc, char **argv, struct pool_options *o)
     static const char *const spans[] = {"tasks", "all"};
     static const char *const policies[] = {"other", "batch"};
     static const char *const places[] = {"free", "spread"};
-    static const struct option longs[] = {
+    static const struct option long_options[] = {
         {"workers", required_argument, NULL, 'w'},
         {"tasks", required_argument, NULL, 'n'},
         {"sleep", required_argument, NULL, 's'},
@@ -657,13 +634,11 @@ static void parse_pool_options(int argc, char **argv, struct pool_options *o)
         {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
-    int c;
-
     for (;;) {
-        c = getopt_long(argc, argv, "w:n:s:q:jh", longs, NULL);
-        if (c == -1)
+        int option = getopt_long(argc, argv, "w:n:s:q:jh", long_options, NULL);
+        if (option == -1)
             break;
-        switch (c) {
+        switch (option) {
         case 'w':
             o->workers = (int)whole_argument("pool", "--workers", optarg, 1,
                                              MAX_WORKERS);
@@ -673,8 +648,9 @@ static void parse_pool_options(int argc, char **argv, struct pool_options *o)
                 (int)whole_argument("pool", "--tasks", optarg, 1, MAX_TASKS);
             break;
         case 's':
-            o->sleep_ms = decimal_argument("pool", "--sleep", optarg,
-                                           "number of milliseconds", 0, 60000);
+            o->sleep_ms =
+                decimal_argument("pool", "--sleep", optarg,
+                                 "number of milliseconds", 0, MAX_SLEEP_MS);
             break;
         case 'q':
             o->queue = (enum queue_kind)parse_name("--queue", optarg,
@@ -690,13 +666,13 @@ static void parse_pool_options(int argc, char **argv, struct pool_options *o)
             o->spread = parse_name("--place", optarg, places, 2) == 1;
             break;
         case OPTION_SLACK:
-            o->slack_us =
-                decimal_argument("pool", "--slack", optarg,
-                                 "number of microseconds", 0.001, 1000000);
+            o->slack_us = decimal_argument("pool", "--slack", optarg,
+                                           "number of microseconds", 0.001,
+                                           MAX_SLACK_US);
             break;
         case OPTION_STACK:
-            o->stack_kib =
-                (int)whole_argument("pool", "--stack", optarg, 16, 65536);
+            o->stack_kib = (int)whole_argument("pool", "--stack", optarg,
+                                               MIN_STACK_KIB, MAX_STACK_KIB);
             break;
         case 'j':
             o->json = true;
@@ -705,7 +681,7 @@ static void parse_pool_options(int argc, char **argv, struct pool_options *o)
             o->samples = optarg;
             break;
         case 'h':
-            exit_printing("pool", usage_text);
+            exit_printing("pool", usage);
         default:
             fputs("Try pool --help.\n", stderr);
             exit(2);
@@ -715,19 +691,17 @@ static void parse_pool_options(int argc, char **argv, struct pool_options *o)
         exit_bad_usage("pool", "unexpected argument '%s'", argv[optind]);
 }
 
-/* Set what the workers inherit: the scheduling policy, the timer slack. */
+/* Sets what the workers inherit: scheduling policy and timer slack. */
 static void prepare_scheduling(struct thread_pool *pool)
 {
     const struct pool_options *options = pool->options;
     const struct sched_param none = {0};
-
     if (sched_getaffinity(0, sizeof pool->cpus, &pool->cpus) != 0)
         fail("sched_getaffinity: %s", strerror(errno));
     if (options->batch && sched_setscheduler(0, SCHED_BATCH, &none) != 0)
         fail("--policy batch: %s", strerror(errno));
     if (options->slack_us > 0) {
         unsigned long slack_ns = (unsigned long)(options->slack_us * 1e3);
-
         if (prctl(PR_SET_TIMERSLACK, slack_ns, 0, 0, 0) != 0)
             fail("--slack: %s", strerror(errno));
     }
@@ -745,13 +719,10 @@ int main(int argc, char **argv)
         .slack_us = -1,
         .stack_kib = 64,
     };
-    struct thread_pool pool = {.options = &options};
-    struct pool_result result;
-    int64_t nap_ns;
-    bool good;
-
     parse_pool_options(argc, argv, &options);
-    nap_ns = (int64_t)(options.sleep_ms * 1e6 + 0.5);
+
+    struct thread_pool pool = {.options = &options};
+    int64_t nap_ns = (int64_t)(options.sleep_ms * 1e6 + 0.5);
     pool.nap.tv_sec = (time_t)(nap_ns / 1000000000);
     pool.nap.tv_nsec = (long)(nap_ns % 1000000000);
     pool.tasks = must_allocate((size_t)options.tasks, sizeof pool.tasks[0]);
@@ -766,15 +737,14 @@ int main(int argc, char **argv)
         fail("sem_init: %s", strerror(errno));
     prepare_scheduling(&pool);
 
+    struct pool_result result;
     run_pool(&pool, &result);
-    if (options.samples)
+    if (options.samples != NULL)
         write_samples(&pool);
-    good = report(&pool, &result);
+    bool good = report(&pool, &result);
 
     queue_destroy(&pool.queue);
     free(pool.stacks);
     free(pool.tasks);
-    if (!close_stdout("pool"))
-        return 1;
-    return good ? 0 : 1;
+    return close_stdout("pool") && good ? 0 : 1;
 }
