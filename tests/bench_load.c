@@ -1,7 +1,8 @@
-// SPDX-License-Identifier: MIT
 /*
- * The load generator: what it says of servers that do each possible thing
- * wrong. They are scripts in this process, so it is known what went wrong.
+ * The load generator: which failure it names for each fault of a server. The
+ * servers are scripts in this process, so the test knows the fault.
+ *
+ * SPDX-License-Identifier: MIT
  */
 #include "command.h"
 #include "harness.h"
@@ -19,21 +20,22 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-/*
- * Scripted servers: each is a function in a thread that talks to the
- * connections one after the other and blocks, for a bounded time.
- */
+#define MAX_TEXT (64 * 1024) /* bytes of a line, with a NUL */
+#define MEASURED_MS 100      /* measured time of the tests that have one */
 
-enum { MAX_TEXT = 64 * 1024, MEASURED_MS = 100 };
+/*
+ * Scripted servers: each is a function in a thread. It handles the connections
+ * one after the other and blocks, for a bounded time.
+ */
 
 struct scripted_server {
     int listener;
     int port;
     pthread_t thread;
-    atomic_int count; /* whatever the script needs to know, or tells */
+    atomic_int count; /* input or output of the script */
 };
 
-/* Waits for a connection. */
+/* Waits for a connection and returns it. */
 static int next_client(const struct scripted_server *script)
 {
     struct pollfd ready = {.fd = script->listener, .events = POLLIN};
@@ -47,12 +49,12 @@ static int next_client(const struct scripted_server *script)
     return fd;
 }
 
-/* Reads a line without its LF. False at the end of the connection. */
+/* Reads a line without its LF. Returns false at the end of the connection. */
 static bool hear(int fd, char line[MAX_TEXT])
 {
     size_t len = 0;
     while (len < MAX_TEXT - 1) {
-        /* Look first, so that nothing behind the line is taken. */
+        /* Peek first: nothing after the line may be taken. */
         ssize_t there = recv(fd, line + len, MAX_TEXT - 1 - len, MSG_PEEK);
         if (there <= 0)
             return false;
@@ -69,7 +71,7 @@ static bool hear(int fd, char line[MAX_TEXT])
     return false;
 }
 
-/* Sends len bytes; that the client has gone is for the test to notice. */
+/* Sends len bytes. The test notices if the client is gone. */
 static void say_bytes(int fd, const char *bytes, size_t len)
 {
     (void)!send(fd, bytes, len, MSG_NOSIGNAL);
@@ -91,7 +93,7 @@ static void echo(int fd, const char *line)
     say_bytes(fd, reply, start + len + 1);
 }
 
-/* Answers whatever else comes, and closes when the client does. */
+/* Answers all further lines, and closes when the client does. */
 static void echo_the_rest(int fd)
 {
     char line[MAX_TEXT];
@@ -100,7 +102,7 @@ static void echo_the_rest(int fd)
     close(fd);
 }
 
-/* Answers some lines as it should. */
+/* Answers count lines. */
 static void echo_some(int fd, int count)
 {
     char line[MAX_TEXT];
@@ -132,7 +134,7 @@ static void end_script(struct scripted_server *script)
 }
 
 /*
- * What load says.
+ * The output of load
  */
 
 /* A line of the file that --samples names. */
@@ -143,7 +145,7 @@ struct sample_line {
     bool measured;
 };
 
-/* Reads a file of samples. Returns how many there are. */
+/* Reads a file of samples. Returns their number. */
 static int read_samples(FILE *file, struct sample_line *samples, int max)
 {
     char text[256];
@@ -165,7 +167,7 @@ static int read_samples(FILE *file, struct sample_line *samples, int max)
     return count;
 }
 
-/* Returns the number behind "key": in JSON; fails if there is none. */
+/* Returns the number after "key": in JSON. Fails the test if there is none. */
 static double figure(const char *json, const char *key)
 {
     char name[64];
@@ -178,23 +180,23 @@ static double figure(const char *json, const char *key)
     return number;
 }
 
-static const char *const FAILURES_NAMED[] = {
+static const char *const failure_names[] = {
     "wrong",        "prefix",  "mixed_up", "reordered",  "dropped", "surplus",
     "closed_early", "timeout", "connect",  "not_closed", "unsent",
 };
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof(array)[0]))
 
-/* Checks each class: all are zero but the one named, if any. */
+/* Checks that all failure counts are 0 but the named one, if any. */
 static void check_failures(const struct command *load, const char *name,
                            int count)
 {
-    for (int i = 0; i < COUNT(FAILURES_NAMED); i++) {
-        bool named = name != NULL && strcmp(FAILURES_NAMED[i], name) == 0;
+    for (int i = 0; i < COUNT(failure_names); i++) {
+        bool named = name != NULL && strcmp(failure_names[i], name) == 0;
         int want = named ? count : 0;
-        ck_assert_msg((int)figure(load->out, FAILURES_NAMED[i]) == want,
-                      "not %d %s but\n%s%s", want, FAILURES_NAMED[i],
-                      load->out, load->err);
+        ck_assert_msg((int)figure(load->out, failure_names[i]) == want,
+                      "not %d %s but\n%s%s", want, failure_names[i], load->out,
+                      load->err);
     }
     bool right = name == NULL && figure(load->out, "error_replies") <= 0;
     ck_assert_ptr_nonnull(
@@ -202,7 +204,7 @@ static void check_failures(const struct command *load, const char *name,
     ck_assert_int_eq(load->status, right ? 0 : 1);
 }
 
-/* Runs load against a port, with its JSON in out. */
+/* Runs load against a port, with JSON on its standard output. */
 static struct command *run_load(int port, const char *options)
 {
     return command_run("%s --connect 127.0.0.1:%d --json - %s",
@@ -220,7 +222,7 @@ static struct command *run_against(void *(*run)(void *), const char *options)
 }
 
 /*
- * Servers that do something wrong.
+ * Servers with a fault
  */
 
 static void *serve_right(void *arg)
@@ -411,7 +413,7 @@ static void *fall_silent(void *arg)
     return NULL;
 }
 
-/* Sends the reply so slowly that it never ends, and checks for the client. */
+/* Sends a reply that never ends, slowly, while the client is there. */
 static void *trickle(void *arg)
 {
     char byte[MAX_TEXT];
@@ -425,7 +427,7 @@ static void *trickle(void *arg)
     return NULL;
 }
 
-/* Sends a reply without end, as fast as it can. */
+/* Sends a reply that never ends, as fast as it can. */
 static void *flood(void *arg)
 {
     static char noise[MAX_TEXT];
@@ -445,7 +447,7 @@ static void *stay_open(void *arg)
     int fd = next_client(arg);
     while (hear(fd, line))
         echo(fd, line);
-    /* It goes with the process of this test. */
+    /* The end of this test closes it. */
     return NULL;
 }
 
@@ -461,7 +463,7 @@ static const struct faulty_server {
     const char *failure;
     int count;
     int right;
-} FAULTY_SERVERS[] = {
+} faulty_servers[] = {
     {serve_right, "-n 20", NULL, 0, 20},
     {serve_right, "-n 20 --lines-in-flight 7", NULL, 0, 20},
     {answer_another_text, "-n 10", "wrong", 1, 9},
@@ -495,7 +497,7 @@ static const struct faulty_server {
 
 START_TEST(test_fault_is_named)
 {
-    const struct faulty_server *faulty = &FAULTY_SERVERS[_i];
+    const struct faulty_server *faulty = &faulty_servers[_i];
     struct command *load = run_against(faulty->run, faulty->options);
     check_failures(load, faulty->failure, faulty->count);
     ck_assert_int_eq((int)figure(load->out, "right_replies"), faulty->right);
@@ -504,7 +506,7 @@ START_TEST(test_fault_is_named)
 }
 END_TEST
 
-/* What can't be sent any more is not passed over in silence. */
+/* Lines that can no longer be sent are counted. */
 START_TEST(test_lines_left_unsent_are_counted)
 {
     struct command *load = run_against(close_early, "-n 10");
@@ -515,7 +517,7 @@ START_TEST(test_lines_left_unsent_are_counted)
 }
 END_TEST
 
-/* A connection that is lost leaves its lines to the others. */
+/* Closes one of two connections: the other one takes over its lines. */
 static void *lose_one_of_two(void *arg)
 {
     close(next_client(arg));
@@ -593,7 +595,7 @@ START_TEST(test_reasons_without_end_are_summed_up)
 }
 END_TEST
 
-/* A server that is full says so unasked, and closes. */
+/* A full server says so at once, and closes. */
 static void *reject_client(void *arg)
 {
     int fd = next_client(arg);
@@ -603,7 +605,7 @@ static void *reject_client(void *arg)
     return NULL;
 }
 
-START_TEST(test_rejected_connection_is_told)
+START_TEST(test_rejected_connection_is_reported)
 {
     struct command *load = run_against(reject_client, "-n 1");
     ck_assert_int_eq(load->status, 1);
@@ -640,7 +642,7 @@ START_TEST(test_connection_never_answered_times_out)
 END_TEST
 
 /*
- * What is sent.
+ * The lines
  */
 
 static void *check_lines(void *arg)
@@ -661,10 +663,10 @@ static void *check_lines(void *arg)
 
 START_TEST(test_lines_have_the_size_asked_for)
 {
-    static const int SIZES[] = {16, 17, 32, 4096, 60000};
-    struct scripted_server script = {.count = SIZES[_i]};
+    static const int sizes[] = {16, 17, 32, 4096, 60000};
+    struct scripted_server script = {.count = sizes[_i]};
     char options[64];
-    (void)snprintf(options, sizeof options, "-n 20 --line-size %d", SIZES[_i]);
+    (void)snprintf(options, sizeof options, "-n 20 --line-size %d", sizes[_i]);
     start_script(&script, check_lines);
     struct command *load = run_load(script.port, options);
     end_script(&script);
@@ -673,7 +675,7 @@ START_TEST(test_lines_have_the_size_asked_for)
 }
 END_TEST
 
-/* Answers only once eight lines are there, and no ninth. */
+/* Answers once exactly eight lines are there. */
 static void *await_eight_lines(void *arg)
 {
     enum { LINES = 8 };
@@ -689,7 +691,7 @@ static void *await_eight_lines(void *arg)
     return NULL;
 }
 
-START_TEST(test_so_many_lines_are_in_flight)
+START_TEST(test_lines_in_flight_are_as_many_as_asked_for)
 {
     struct command *load =
         run_against(await_eight_lines, "-n 20 --lines-in-flight 8");
@@ -698,7 +700,7 @@ START_TEST(test_so_many_lines_are_in_flight)
 }
 END_TEST
 
-/* Reads nothing until the client's lines fill every buffer. */
+/* Reads nothing until the lines of the client have filled every buffer. */
 static void *read_late(void *arg)
 {
     int fd = next_client(arg);
@@ -737,11 +739,11 @@ static void *repeat_lines(void *arg)
 
 START_TEST(test_replies_of_another_size_are_checked)
 {
-    static const int SIZES[] = {0, 5, 20, 33, 40000};
-    struct scripted_server script = {.count = SIZES[_i]};
+    static const int sizes[] = {0, 5, 20, 33, 40000};
+    struct scripted_server script = {.count = sizes[_i]};
     char options[64];
     (void)snprintf(options, sizeof options, "-n 20 --reply-size %d",
-                   SIZES[_i]);
+                   sizes[_i]);
     start_script(&script, repeat_lines);
     struct command *load = run_load(script.port, options);
     end_script(&script);
@@ -750,16 +752,16 @@ START_TEST(test_replies_of_another_size_are_checked)
 
     /* One byte less is a prefix. */
     struct scripted_server shorter = {.count =
-                                          SIZES[_i] > 0 ? SIZES[_i] - 1 : 0};
+                                          sizes[_i] > 0 ? sizes[_i] - 1 : 0};
     start_script(&shorter, repeat_lines);
     load = run_load(shorter.port, options);
     end_script(&shorter);
-    check_failures(load, SIZES[_i] > 0 ? "prefix" : NULL, 20);
+    check_failures(load, sizes[_i] > 0 ? "prefix" : NULL, 20);
     command_free(load);
 }
 END_TEST
 
-/* Answers with a line for each connection in turn, and no other is there. */
+/* Answers each connection in turn, and checks that no other has a line. */
 static void *serve_one_by_one(void *arg)
 {
     enum { CLIENTS = 20 };
@@ -789,7 +791,7 @@ START_TEST(test_one_by_one_asks_each_connection_once)
 }
 END_TEST
 
-/* Notes when the client has closed. */
+/* Sets count when the client has closed. */
 static void *note_the_end(void *arg)
 {
     struct scripted_server *script = arg;
@@ -818,7 +820,7 @@ START_TEST(test_hold_stays_connected)
 }
 END_TEST
 
-static void *close_when_told(void *arg)
+static void *close_after_three_lines(void *arg)
 {
     struct scripted_server *script = arg;
     int fd = next_client(script);
@@ -830,7 +832,7 @@ static void *close_when_told(void *arg)
 START_TEST(test_hold_notices_an_early_close)
 {
     struct scripted_server script = {0};
-    start_script(&script, close_when_told);
+    start_script(&script, close_after_three_lines);
     struct command *load =
         command_start("%s --connect 127.0.0.1:%d -n 3 --hold --json -",
                       kit_program("load"), script.port);
@@ -844,7 +846,7 @@ START_TEST(test_hold_notices_an_early_close)
 END_TEST
 
 /*
- * Figures.
+ * The figures
  */
 
 START_TEST(test_warmup_is_not_counted)
@@ -869,7 +871,7 @@ START_TEST(test_warmup_is_not_counted)
 }
 END_TEST
 
-/* Answers whatever else comes from two clients, until both have closed. */
+/* Answers all further lines of two clients until both have closed. */
 static void echo_the_rest_of_two(const int fds[])
 {
     char line[MAX_TEXT];
@@ -893,7 +895,7 @@ static void echo_the_rest_of_two(const int fds[])
 
 /*
  * Answers one of two clients, and the other only when the first has had time
- * to send again: if it has, wrongly.
+ * to send again. If it has, the answer is wrong.
  */
 static void *serve_one_late(void *arg)
 {
@@ -919,9 +921,9 @@ START_TEST(test_seconds_of_warmup_begin_when_each_connection_is_served)
 END_TEST
 
 /*
- * Answers one of two clients at once, whatever it sends, and the other's first
- * line only when the measured time has been over for long: wrongly if the
- * first has stopped sending by then.
+ * Answers one of two clients at once, and the other's first line only long
+ * after the measured time. That answer is wrong if the first client has
+ * stopped sending by then.
  */
 static void *serve_one_slowly(void *arg)
 {
@@ -942,7 +944,7 @@ static void *serve_one_slowly(void *arg)
     return NULL;
 }
 
-/* Slow lines have company until their end, which is in no figure. */
+/* While slow lines are in flight, others go on and are in no figure. */
 START_TEST(test_closed_loop_goes_on_until_measured_lines_are_answered)
 {
     enum { MAX_SAMPLES = 4096 };
@@ -993,10 +995,10 @@ static void *serve_in_10_ms(void *arg)
 
 START_TEST(test_closed_loop_obeys_littles_law)
 {
-    static const char *const OPTIONS[] = {
+    static const char *const options[] = {
         "-d 0.6 --warmup 0.1s", "-n 50 --warmup 5",
         "-d 0.6 --warmup 0.2s --lines-in-flight 5"};
-    struct command *load = run_against(serve_in_10_ms, OPTIONS[_i]);
+    struct command *load = run_against(serve_in_10_ms, options[_i]);
     check_failures(load, NULL, 0);
     double concurrency = figure(load->out, "concurrency");
     ck_assert_msg(concurrency > 0.9 && concurrency < 1.1, "%s", load->out);
@@ -1007,7 +1009,7 @@ START_TEST(test_closed_loop_obeys_littles_law)
 }
 END_TEST
 
-/* Stands still once, for 300 ms. */
+/* Stalls once, for 300 ms. */
 static void *stall_once(void *arg)
 {
     int fd = next_client(arg);
@@ -1018,8 +1020,8 @@ static void *stall_once(void *arg)
 }
 
 /*
- * At 200 lines per second, a stall of 300 ms concerns 60 of 200 lines, that
- * wait 150 ms on average. The closed loop asks less and sees one of them.
+ * At 200 lines per second, a stall of 300 ms delays 60 of 200 lines, by 150 ms
+ * on average. The closed loop sends fewer lines and sees one of them.
  */
 START_TEST(test_open_loop_does_not_hide_a_stall)
 {
@@ -1049,7 +1051,7 @@ START_TEST(test_open_loop_keeps_its_rate)
 }
 END_TEST
 
-/* A server that can't keep up: what is due too long stays unsent. */
+/* A server that is too slow: lines that are due for too long stay unsent. */
 START_TEST(test_open_loop_ends_when_overrun)
 {
     struct command *load =
@@ -1068,14 +1070,14 @@ static int compare_doubles(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The file has every sample, and the figures follow from it. */
+/* The file has every sample, and the figures follow from them. */
 START_TEST(test_figures_follow_from_the_samples)
 {
     enum { REQUESTS = 270 };
     static const struct {
         const char *key;
         int rank; /* of 270, rounded up */
-    } PERCENTILES[] = {
+    } percentiles[] = {
         {"p50", 135}, {"p90", 243}, {"p99", 268}, {"p99.9", 270}, {"max", 270},
     };
     char path[] = "/tmp/bench_load.XXXXXX";
@@ -1104,9 +1106,9 @@ START_TEST(test_figures_follow_from_the_samples)
         latencies[i] = samples[i].latency_us;
     }
     qsort(latencies, REQUESTS, sizeof latencies[0], compare_doubles);
-    for (int i = 0; i < COUNT(PERCENTILES); i++)
-        ck_assert_double_eq_tol(figure(load->out, PERCENTILES[i].key),
-                                latencies[PERCENTILES[i].rank - 1], 0.0005);
+    for (int i = 0; i < COUNT(percentiles); i++)
+        ck_assert_double_eq_tol(figure(load->out, percentiles[i].key),
+                                latencies[percentiles[i].rank - 1], 0.0005);
     for (int i = 0; i < REQUESTS; i++)
         sum += latencies[i];
     ck_assert_double_eq_tol(figure(load->out, "mean"), sum / REQUESTS, 0.01);
@@ -1116,14 +1118,14 @@ END_TEST
 
 START_TEST(test_full_disk_is_an_error)
 {
-    static const char *const OUTPUTS[] = {"--samples /dev/full",
+    static const char *const outputs[] = {"--samples /dev/full",
                                           "--json /dev/full", ">/dev/full",
                                           "--json - >/dev/full"};
     struct scripted_server script = {0};
     start_script(&script, serve_right);
     struct command *load =
         command_run("%s --connect 127.0.0.1:%d -n 1000 %s",
-                    kit_program("load"), script.port, OUTPUTS[_i]);
+                    kit_program("load"), script.port, outputs[_i]);
     end_script(&script);
     ck_assert_int_eq(load->status, 1);
     ck_assert_msg(strstr(load->err, strerror(ENOSPC)) != NULL, "%s",
@@ -1134,9 +1136,9 @@ END_TEST
 
 START_TEST(test_output_that_cannot_be_opened_is_named)
 {
-    static const char *const OPTIONS[] = {"--samples", "--json"};
+    static const char *const options[] = {"--samples", "--json"};
     struct command *load =
-        command_run("%s %s /nowhere/file", kit_program("load"), OPTIONS[_i]);
+        command_run("%s %s /nowhere/file", kit_program("load"), options[_i]);
     ck_assert_int_eq(load->status, 1);
     ck_assert_ptr_nonnull(strstr(load->err, "/nowhere/file"));
     command_free(load);
@@ -1156,13 +1158,13 @@ START_TEST(test_report_names_what_failed)
 }
 END_TEST
 
-START_TEST(test_too_few_descriptors_are_told)
+START_TEST(test_lack_of_descriptors_is_reported)
 {
-    /* Neither soft nor hard limit, and no privilege to raise it. */
+    /* Sets the soft and the hard limit. */
     struct command *load =
         command_run("ulimit -n 100; exec %s -c 200 2>&1", kit_program("load"));
     if (load->status == 0 || strstr(load->out, "descriptors") == NULL) {
-        /* A privileged process raises it, and then finds no server. */
+        /* A privileged process raises the limit, and then finds no server. */
         ck_assert_msg(strstr(load->out, "connect") != NULL, "%s", load->out);
     } else {
         ck_assert_int_eq(load->status, 1);
@@ -1172,7 +1174,7 @@ START_TEST(test_too_few_descriptors_are_told)
 }
 END_TEST
 
-/* The client's figures and the server's agree to the last request. */
+/* The client's counts and the server's agree to the last request. */
 START_TEST(test_counts_equal_those_of_the_server)
 {
     char url[128];
@@ -1199,13 +1201,13 @@ START_TEST(test_counts_equal_those_of_the_server)
 END_TEST
 
 /*
- * Usage.
+ * Usage
  */
 
 static const struct {
     const char *arguments;
     const char *names;
-} BAD_USAGE[] = {
+} bad_usage[] = {
     {"-c 0", "--connections: '0' is not a whole number from 1 to 500000"},
     {"-c 500001", "--connections"},
     {"-c 1x", "--connections"},
@@ -1237,9 +1239,9 @@ static const struct {
 START_TEST(test_bad_usage_is_named)
 {
     struct command *load =
-        command_run("%s %s", kit_program("load"), BAD_USAGE[_i].arguments);
+        command_run("%s %s", kit_program("load"), bad_usage[_i].arguments);
     ck_assert_int_eq(load->status, 2);
-    ck_assert_msg(strstr(load->err, BAD_USAGE[_i].names) != NULL, "%s",
+    ck_assert_msg(strstr(load->err, bad_usage[_i].names) != NULL, "%s",
                   load->err);
     ck_assert_str_eq(load->out, "");
     command_free(load);
@@ -1248,9 +1250,9 @@ END_TEST
 
 START_TEST(test_help_and_version)
 {
-    static const char *const OPTIONS[] = {"--help", "--version"};
+    static const char *const options[] = {"--help", "--version"};
     struct command *load =
-        command_run("%s %s", kit_program("load"), OPTIONS[_i]);
+        command_run("%s %s", kit_program("load"), options[_i]);
     ck_assert_int_eq(load->status, 0);
     ck_assert_str_eq(load->err, "");
     ck_assert_ptr_nonnull(strstr(load->out, "load"));
@@ -1263,13 +1265,13 @@ static void add_server_tests(Suite *suite)
     TCase *failures = tcase_create("failures");
     tcase_set_timeout(failures, TEST_TIMEOUT);
     tcase_add_loop_test(failures, test_fault_is_named, 0,
-                        COUNT(FAULTY_SERVERS));
+                        COUNT(faulty_servers));
     tcase_add_test(failures, test_lines_left_unsent_are_counted);
     tcase_add_test(failures, test_other_connections_go_on);
     tcase_add_test(failures, test_early_close_of_all_ends_the_run);
     tcase_add_test(failures, test_error_replies_are_counted_by_reason);
     tcase_add_test(failures, test_reasons_without_end_are_summed_up);
-    tcase_add_test(failures, test_rejected_connection_is_told);
+    tcase_add_test(failures, test_rejected_connection_is_reported);
     tcase_add_test(failures, test_refused_connections_are_counted);
     tcase_add_test(failures, test_connection_never_answered_times_out);
     suite_add_tcase(suite, failures);
@@ -1277,7 +1279,7 @@ static void add_server_tests(Suite *suite)
     TCase *sending = tcase_create("sending");
     tcase_set_timeout(sending, TEST_TIMEOUT);
     tcase_add_loop_test(sending, test_lines_have_the_size_asked_for, 0, 5);
-    tcase_add_test(sending, test_so_many_lines_are_in_flight);
+    tcase_add_test(sending, test_lines_in_flight_are_as_many_as_asked_for);
     tcase_add_test(sending, test_lines_that_do_not_fit_wait);
     tcase_add_loop_test(sending, test_replies_of_another_size_are_checked, 0,
                         5);
@@ -1308,13 +1310,13 @@ static Suite *load_suite(void)
     tcase_add_loop_test(figures, test_output_that_cannot_be_opened_is_named, 0,
                         2);
     tcase_add_test(figures, test_report_names_what_failed);
-    tcase_add_test(figures, test_too_few_descriptors_are_told);
+    tcase_add_test(figures, test_lack_of_descriptors_is_reported);
     tcase_add_test(figures, test_counts_equal_those_of_the_server);
     suite_add_tcase(suite, figures);
 
     TCase *usage = tcase_create("usage");
     tcase_set_timeout(usage, TEST_TIMEOUT);
-    tcase_add_loop_test(usage, test_bad_usage_is_named, 0, COUNT(BAD_USAGE));
+    tcase_add_loop_test(usage, test_bad_usage_is_named, 0, COUNT(bad_usage));
     tcase_add_loop_test(usage, test_help_and_version, 0, 2);
     suite_add_tcase(suite, usage);
     return suite;

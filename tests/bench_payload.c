@@ -24,15 +24,15 @@ START_TEST(test_line_names_its_connection_and_number)
 }
 END_TEST
 
-/* Line number of connection 7 has the reply that is due to line other of
- * connection from, cut or prolonged to len bytes. */
+/* The reply to a line of connection 7 is the right one to line other of
+ * connection from, cut or extended to len bytes. */
 static const struct {
     uint64_t number;
     uint32_t from;
     uint64_t other;
     size_t len;
     enum verdict verdict;
-} VERDICTS[] = {
+} verdicts[] = {
     {5, 7, 5, 46, REPLY_RIGHT},
     {5, 7, 5, 45, REPLY_PREFIX},
     {5, 7, 5, 8, REPLY_PREFIX},
@@ -57,23 +57,23 @@ START_TEST(test_reply_is_judged)
     char reply[64] = "echo: ";
     uint64_t other = 0;
     ck_assert(payload_init(&payload, 40, 40));
-    payload_write_line(&payload, VERDICTS[_i].from, VERDICTS[_i].other,
+    payload_write_line(&payload, verdicts[_i].from, verdicts[_i].other,
                        reply + 6);
     reply[46] = 'x';
-    ck_assert_int_eq(payload_judge(&payload, 7, VERDICTS[_i].number, reply,
-                                   VERDICTS[_i].len, &other),
-                     VERDICTS[_i].verdict);
-    if (VERDICTS[_i].verdict == REPLY_OTHER_LINE)
-        ck_assert_uint_eq(other, VERDICTS[_i].other);
+    ck_assert_int_eq(payload_judge(&payload, 7, verdicts[_i].number, reply,
+                                   verdicts[_i].len, &other),
+                     verdicts[_i].verdict);
+    if (verdicts[_i].verdict == REPLY_OTHER_LINE)
+        ck_assert_uint_eq(other, verdicts[_i].other);
     payload_free(&payload);
 }
 END_TEST
 
-/* No byte of a reply may differ, wherever it stands. */
+/* No byte of a reply may differ. */
 START_TEST(test_each_byte_counts)
 {
-    static const size_t REPLY_SIZES[] = {40, 25, 16, 10, 100};
-    size_t size = REPLY_SIZES[_i];
+    static const size_t reply_sizes[] = {40, 25, 16, 10, 100};
+    size_t size = reply_sizes[_i];
     struct payload payload;
     char line[41];
     char reply[128] = "echo: ";
@@ -98,7 +98,7 @@ END_TEST
 static const struct {
     const char *reply;
     enum verdict verdict;
-} TEXTS[] = {
+} texts[] = {
     {"error: upstream refused", REPLY_ERROR},
     {"error: ", REPLY_ERROR},
     {"error:", REPLY_WRONG},
@@ -119,9 +119,9 @@ START_TEST(test_text_is_judged)
     struct payload payload;
     uint64_t other = 0;
     ck_assert(payload_init(&payload, LINE_TAG, LINE_TAG));
-    ck_assert_int_eq(payload_judge(&payload, 7, 5, TEXTS[_i].reply,
-                                   strlen(TEXTS[_i].reply), &other),
-                     TEXTS[_i].verdict);
+    ck_assert_int_eq(payload_judge(&payload, 7, 5, texts[_i].reply,
+                                   strlen(texts[_i].reply), &other),
+                     texts[_i].verdict);
     payload_free(&payload);
 }
 END_TEST
@@ -132,9 +132,9 @@ static Suite *payload_suite(void)
     TCase *tests = tcase_create("payload");
 
     tcase_add_test(tests, test_line_names_its_connection_and_number);
-    tcase_add_loop_test(tests, test_reply_is_judged, 0, COUNT(VERDICTS));
+    tcase_add_loop_test(tests, test_reply_is_judged, 0, COUNT(verdicts));
     tcase_add_loop_test(tests, test_each_byte_counts, 0, 5);
-    tcase_add_loop_test(tests, test_text_is_judged, 0, COUNT(TEXTS));
+    tcase_add_loop_test(tests, test_text_is_judged, 0, COUNT(texts));
     suite_add_tcase(suite, tests);
     return suite;
 }

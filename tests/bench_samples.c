@@ -1,5 +1,5 @@
 /*
- * The samples of the load generator: percentiles are exact.
+ * The samples of the load generator: their percentiles are exact.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -8,7 +8,7 @@
 
 #include <check.h>
 
-/* The smallest sample that so many thousandths do not exceed. */
+/* Returns the rank of the smallest sample that this share does not exceed. */
 static uint64_t rank_by_counting(size_t count, size_t thousandths)
 {
     uint64_t rank = 1;
@@ -19,11 +19,11 @@ static uint64_t rank_by_counting(size_t count, size_t thousandths)
 
 START_TEST(test_percentiles_are_nearest_ranks)
 {
-    static const size_t COUNTS[] = {1,   2,   3,    10,   99,    100,
+    static const size_t counts[] = {1,   2,   3,    10,   99,    100,
                                     101, 999, 1000, 1001, 12345, 70000};
     struct samples samples = {0};
     struct latency latency;
-    size_t count = COUNTS[_i];
+    size_t count = counts[_i];
     /* 1 to count, in another order: 7919 is a prime. */
     for (size_t i = 0; i < count; i++) {
         struct sample sample = {.latency_ns = i * 7919 % count + 1,

@@ -1,8 +1,9 @@
-// SPDX-License-Identifier: MIT
 /*
- * Programs that run to their end, see command.h.
+ * command.c - programs that run to their end
+ *
+ * SPDX-License-Identifier: MIT
  */
-#define _GNU_SOURCE
+#define _GNU_SOURCE /* memfd_create, pipe2, vasprintf */
 #include "command.h"
 #include "harness.h"
 
@@ -19,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define LOOK_MS 2 /* between two looks at a process */
+#define POLL_MS 2 /* between two looks at a process */
 
 static int memory_file(void)
 {
@@ -28,7 +29,7 @@ static int memory_file(void)
     return fd;
 }
 
-/* Returns all that stands in a file in memory, to free(). */
+/* Returns the content of a file in memory, to free(). */
 static char *read_all(int fd)
 {
     struct stat status;
@@ -42,9 +43,9 @@ static char *read_all(int fd)
     return text;
 }
 
-/* Becomes the program; runs in the child. */
-static _Noreturn void become(const char *line, int in, int out, int err,
-                             pid_t parent)
+/* Runs the command line in place of this process, which is the child. */
+static _Noreturn void run_shell(const char *line, int in, int out, int err,
+                                pid_t parent)
 {
     if (prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == parent &&
         dup2(in, STDIN_FILENO) >= 0 && dup2(out, STDOUT_FILENO) >= 0 &&
@@ -56,19 +57,18 @@ static _Noreturn void become(const char *line, int in, int out, int err,
 static struct command *vstart(const char *format, va_list arguments)
 {
     struct command *command = calloc(1, sizeof *command);
-    pid_t parent = getpid();
-    char *line = NULL;
-    int in[2];
-
     ck_assert_ptr_nonnull(command);
+    char *line = NULL;
     ck_assert_int_ge(vasprintf(&line, format, arguments), 0);
+    int in[2];
     ck_assert_int_eq(pipe2(in, O_CLOEXEC), 0);
     command->in = in[1];
     command->out_fd = memory_file();
     command->err_fd = memory_file();
+    pid_t parent = getpid();
     command->pid = fork();
     if (command->pid == 0)
-        become(line, in[0], command->out_fd, command->err_fd, parent);
+        run_shell(line, in[0], command->out_fd, command->err_fd, parent);
     ck_assert_int_gt(command->pid, 0);
     close(in[0]);
     free(line);
@@ -84,7 +84,7 @@ struct command *command_start(const char *format, ...)
     return command;
 }
 
-/* Has it ended? */
+/* Returns whether it has ended. */
 static bool ended(struct command *command)
 {
     int status = 0;
@@ -109,7 +109,7 @@ void command_says(struct command *command, const char *text)
         free(err);
         if (found)
             return;
-        let_pass(LOOK_MS);
+        let_pass(POLL_MS);
     }
 }
 
@@ -122,7 +122,7 @@ void command_wait(struct command *command)
     }
     while (!ended(command)) {
         ck_assert_msg(now_ms() < deadline, "the command does not end");
-        let_pass(LOOK_MS);
+        let_pass(POLL_MS);
     }
     command->out = read_all(command->out_fd);
     command->err = read_all(command->err_fd);
