@@ -10,7 +10,7 @@ import tomllib
 
 from .processes import Failure
 
-TABLE = os.path.join("bench", "peers", "peers.toml")
+PEERS_TABLE = os.path.join("bench", "peers", "peers.toml")
 NEW_CONNECTIONS = "--no-keepalive"
 
 
@@ -76,11 +76,11 @@ def installed(package):
 
 def read_table(root, wanted):
     """threadecho and the peers, in the modes that are wanted."""
-    with open(os.path.join(root, TABLE), "rb") as file:
+    with open(os.path.join(root, PEERS_TABLE), "rb") as file:
         try:
             table = tomllib.load(file)
         except tomllib.TOMLDecodeError as error:
-            raise Failure(f"{TABLE}: {error}") from error
+            raise Failure(f"{PEERS_TABLE}: {error}") from error
     found = []
     for entry in table["reference"] + table["peer"]:
         name, model = entry["name"], entry["model"]

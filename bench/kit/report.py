@@ -18,7 +18,7 @@ CONNECTIONS = {
 }
 
 # Each figure of the tables: column, heading, unit, decimals.
-TABLE = (
+RUN_TABLE = (
     ("throughput_per_s", "requests", "per s", 0),
     ("overhead_ratio", "overhead", "", 2),
     ("cpu_per_request_us", "CPU per request", "µs", 1),
@@ -174,7 +174,7 @@ def ordered(values):
     return list(dict.fromkeys(values))
 
 
-class Setting:
+class Comparison:
     """The runs that may be compared: one delay, one way upstream."""
 
     def __init__(self, delay_ms, connection, rows):
@@ -224,7 +224,7 @@ class Setting:
                f"{CONNECTIONS.get(self.connection, 'as they come')}"
 
 
-def settings_of(rows):
+def comparisons_of(rows):
     """The settings; a user's own server goes into each of its delay."""
     found = []
     for delay in sorted({row["delay_ms"] for row in rows}, reverse=True):
@@ -232,30 +232,30 @@ def settings_of(rows):
         ways = [way for way in ("keep", "new")
                 if any(row["upstream_connection"] == way for row in here)]
         for way in ways or ["-"]:
-            found.append(Setting(delay, way, [
+            found.append(Comparison(delay, way, [
                 row for row in here
                 if row["upstream_connection"] in (way, "-")]))
     return found
 
 
-def line_series(setting, column):
+def line_series(comparison, column):
     series = []
-    for name in setting.names:
-        points = [(level, setting.value(name, level, column))
-                  for level in setting.levels]
+    for name in comparison.names:
+        points = [(level, comparison.value(name, level, column))
+                  for level in comparison.levels]
         points = [point for point in points if point[1]]
         if points:
             series.append((name, points))
     return series
 
 
-def bar_groups(setting, columns, levels=None, scale=1.0):
+def bar_groups(comparison, columns, levels=None, scale=1.0):
     """(heading, [(name, values)]) with the smallest first."""
     groups = []
-    for level in levels or setting.levels:
+    for level in levels or comparison.levels:
         rows = []
-        for name in setting.names:
-            values = [setting.value(name, level, column)
+        for name in comparison.names:
+            values = [comparison.value(name, level, column)
                       for column in columns]
             if all(value is not None for value in values):
                 rows.append((name, [max(value, 0) * scale
@@ -267,44 +267,44 @@ def bar_groups(setting, columns, levels=None, scale=1.0):
     return groups
 
 
-def draw_setting(setting, directory, colours):
-    """All charts of a setting: (what, heading, svg)."""
+def draw_comparison(comparison, directory, colours):
+    """All charts of a comparison: (what, heading, svg)."""
     drawn = []
 
     def path(what):
-        name = f"{what}-{setting.slug}"
+        name = f"{what}-{comparison.slug}"
         return os.path.join(directory, name + ".svg"), name
 
-    series = line_series(setting, "overhead_ratio")
+    series = line_series(comparison, "overhead_ratio")
     if series:
         drawn.append(("overhead", "Overhead", charts.lines(
             *path("overhead"), series, ("connections", "overhead"), colours,
             log_y=max(y for _, points in series
                       for _, y in points) > 8, reference=1)))
-    series = line_series(setting, "throughput_per_s")
+    series = line_series(comparison, "throughput_per_s")
     if series:
         drawn.append(("throughput", "Throughput", charts.lines(
             *path("throughput"), series,
             ("connections", "requests per second"), colours, log_y=True)))
-    groups = bar_groups(setting, ("cpu_user_per_request_us",
-                                  "cpu_system_per_request_us"))
+    groups = bar_groups(comparison, ("cpu_user_per_request_us",
+                                     "cpu_system_per_request_us"))
     if groups:
         drawn.append(("cpu", "CPU per request", charts.bars(
             *path("cpu"), groups, ("user", "system"),
             "microseconds per request", colours, 0)))
-    groups = bar_groups(setting, ("latency_p50_us", "latency_p99_us"),
+    groups = bar_groups(comparison, ("latency_p50_us", "latency_p99_us"),
                         scale=1e-3)
     if groups:
         drawn.append(("latency", "Latency", charts.ranges(
             *path("latency"), groups, "milliseconds", colours)))
-    groups = bar_groups(setting, ("memory_per_connection_kib",),
-                        setting.levels[-1:])
+    groups = bar_groups(comparison, ("memory_per_connection_kib",),
+                        comparison.levels[-1:])
     if groups:
         drawn.append(("memory", "Memory per connection", charts.bars(
             *path("memory"), groups, ("memory",),
             "KiB per connection", colours, 1)))
-    groups = bar_groups(setting, ("voluntary_switches_per_request",
-                                  "involuntary_switches_per_request"))
+    groups = bar_groups(comparison, ("voluntary_switches_per_request",
+                                     "involuntary_switches_per_request"))
     if groups:
         drawn.append(("switches", "Context switches per request", charts.bars(
             *path("switches"), groups, ("voluntary", "involuntary"),
@@ -334,39 +334,39 @@ def heading_row(columns, first):
     return f"<tr><th>{escape(first)}</th>{heads}"
 
 
-def setting_table(setting):
+def comparison_table(comparison):
     """Medians, a block for each number of connections."""
     parts = ['<div class="wide"><table><thead>',
-             heading_row(TABLE, "server"),
+             heading_row(RUN_TABLE, "server"),
              f"<th>CPU / {BASELINE}’s</th><th>CPU, least–most<br>µs</th>"
              "<th>runs</th></tr></thead><tbody>"]
-    for level in setting.levels:
-        parts.append(f'<tr class="level"><th colspan="{len(TABLE) + 4}">'
+    for level in comparison.levels:
+        parts.append(f'<tr class="level"><th colspan="{len(RUN_TABLE) + 4}">'
                      f"{level:,} connection{'s' if level > 1 else ''}"
                      "</th></tr>")
-        base = setting.value(BASELINE, level, "cpu_per_request_us")
-        for name in setting.names:
-            rows = setting.made[name, level]
+        base = comparison.value(BASELINE, level, "cpu_per_request_us")
+        for name in comparison.names:
+            rows = comparison.made[name, level]
             if not rows:
                 continue
             cells = []
-            for column, _, unit, decimals in TABLE:
-                value = setting.value(name, level, column)
+            for column, _, unit, decimals in RUN_TABLE:
+                value = comparison.value(name, level, column)
                 if value is not None and unit == "ms":
                     value /= 1000
                 cells.append(f"<td>{cell(value, decimals)}</td>")
-            cpu = setting.value(name, level, "cpu_per_request_us")
+            cpu = comparison.value(name, level, "cpu_per_request_us")
             ratio = cpu / base if cpu and base else None
             valid = sum(row["valid"] == "yes" for row in rows)
             mark = "" if valid == len(rows) else ' class="bad"'
             count = (str(valid) if valid == len(rows)
                      else f"{valid} of {len(rows)}")
             base_class = ' class="base"' if name == BASELINE else ""
+            spread = comparison.spread(name, level, "cpu_per_request_us", 0)
             parts.append(
                 f"<tr{base_class}><td>{escape(name)}</td>{''.join(cells)}"
-                f"<td>{cell(ratio, 2)}</td>"
-                f"<td>{setting.spread(name, level, 'cpu_per_request_us', 0)}"
-                f"</td><td{mark}>{count}</td></tr>")
+                f"<td>{cell(ratio, 2)}</td><td>{spread}</td>"
+                f"<td{mark}>{count}</td></tr>")
     parts.append("</tbody></table></div>")
     return "\n".join(parts)
 
@@ -535,12 +535,12 @@ def write(directory):
                  "machine, so compare figures with each other, on one page, "
                  "and not with another machine’s.</p>"]
         colours = charts.colour_of(ordered(row["contender"] for row in rows))
-        for setting in settings_of(rows):
-            body.append(f"<h2>{escape(setting.title())}</h2>")
-            body.append(figures(draw_setting(setting, chart_directory,
-                                             colours)))
+        for comparison in comparisons_of(rows):
+            body.append(f"<h2>{escape(comparison.title())}</h2>")
+            body.append(figures(draw_comparison(comparison, chart_directory,
+                                                colours)))
             body.append("<h3>The figures</h3>")
-            body.append(setting_table(setting))
+            body.append(comparison_table(comparison))
         body += ["<h2>Why to trust it</h2>", validity(rows)]
     if pool:
         body.append(pool_section(pool, chart_directory))

@@ -15,8 +15,8 @@ from aiohttp import (ClientConnectorError, ClientError, ClientResponseError,
                      TCPConnector)
 from yarl import URL
 
-from protocol import (BACKLOG, MAX_BODY, MAX_LINE, TIMEOUT, FetchError,
-                      announce, check_status, echo, error, start, url_for)
+from line_protocol import (BACKLOG, MAX_BODY, MAX_LINE, TIMEOUT, FetchError,
+                           announce, check_status, echo, error, start, url_for)
 
 
 async def read_lines(reader):

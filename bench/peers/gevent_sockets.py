@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 from gevent import Timeout, socket
 from gevent.server import StreamServer
 
-from protocol import (BACKLOG, MAX_BODY, TIMEOUT, FetchError, announce,
-                      check_status, echo, error, read_lines, start, url_for)
+from line_protocol import (BACKLOG, MAX_BODY, TIMEOUT, FetchError, announce,
+                           check_status, echo, error, read_lines, start,
+                           url_for)
 
 MAX_HEAD = 65536
 

@@ -16,8 +16,9 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, ProxyHandler, build_opener
 
-from protocol import (BACKLOG, MAX_BODY, TIMEOUT, FetchError, announce,
-                      check_status, echo, error, read_lines, start, url_for)
+from line_protocol import (BACKLOG, MAX_BODY, TIMEOUT, FetchError, announce,
+                           check_status, echo, error, read_lines, start,
+                           url_for)
 
 
 class NoRedirect(HTTPRedirectHandler):

@@ -9,7 +9,7 @@ connection by then. A function's story begins at its end: read it upwards.
 
 from twisted.internet import reactor
 
-from protocol import TIMEOUT, check_status, echo, error, url_for
+from line_protocol import TIMEOUT, check_status, echo, error, url_for
 from twisted_lines import LineServer, read_body, reason, run, timed_out
 
 

@@ -11,7 +11,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import inlineCallbacks
 from twisted.python.failure import Failure
 
-from protocol import TIMEOUT, check_status, echo, error, url_for
+from line_protocol import TIMEOUT, check_status, echo, error, url_for
 from twisted_lines import LineServer, read_body, reason, run, timed_out
 
 

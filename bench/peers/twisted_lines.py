@@ -14,8 +14,8 @@ from twisted.web.client import (Agent, HTTPConnectionPool, ResponseDone,
 from twisted.web.http import PotentialDataLoss
 from zope.interface import implementer
 
-from protocol import (BACKLOG, MAX_BODY, MAX_LINE, TIMEOUT, FetchError,
-                      announce, error, start)
+from line_protocol import (BACKLOG, MAX_BODY, MAX_LINE, TIMEOUT, FetchError,
+                           announce, error, start)
 
 
 @implementer(IHalfCloseableProtocol)

@@ -47,7 +47,7 @@ def failures(log):
             if result.startswith("not ok ")]
 
 
-def count(log):
+def count_tests(log):
     """How many tests it has reported."""
     with open(log, encoding="utf-8", errors="replace") as report:
         return len(re.findall(r"^(?:not )?ok ", report.read(), re.M))

@@ -11,7 +11,7 @@ BEGIN = "<!-- figures: scripts/plot --table writes what follows -->"
 END = "<!-- end of the figures -->"
 
 # Each figure of a table: column, heading, factor, decimals.
-COLUMNS = (
+FIGURES = (
     ("throughput_per_s", "requests/s", 1, 0),
     ("cpu_per_request_us", "CPU per request, µs", 1, 1),
     ("latency_p50_us", "p50, ms", 1e-3, 2),
@@ -21,45 +21,45 @@ COLUMNS = (
 )
 
 
-def level_table(setting, level):
+def level_table(comparison, level):
     """The medians at so many connections, a row a style."""
     plural = "s" if level > 1 else ""
     lines = [f"**{level:,} connection{plural}**", "",
              "| style | " + " | ".join(heading for _, heading, _, _
-                                       in COLUMNS) +
+                                       in FIGURES) +
              f" | CPU / {BASELINE}'s |",
-             "|---|" + "---:|" * (len(COLUMNS) + 1)]
-    base = setting.value(BASELINE, level, "cpu_per_request_us")
-    for name in setting.names:
-        if not setting.made[name, level]:
+             "|---|" + "---:|" * (len(FIGURES) + 1)]
+    base = comparison.value(BASELINE, level, "cpu_per_request_us")
+    for name in comparison.names:
+        if not comparison.made[name, level]:
             continue  # it was not asked for
         cells = []
-        for column, _, factor, decimals in COLUMNS:
-            value = setting.value(name, level, column)
+        for column, _, factor, decimals in FIGURES:
+            value = comparison.value(name, level, column)
             cells.append(report.cell(value and value * factor, decimals))
             if column == "cpu_per_request_us":
-                spread = setting.spread(name, level, column, 0)
+                spread = comparison.spread(name, level, column, 0)
                 cells[-1] += f" ({spread})" if spread else ""
-        cpu = setting.value(name, level, "cpu_per_request_us")
+        cpu = comparison.value(name, level, "cpu_per_request_us")
         cells.append(report.cell(cpu / base if cpu and base else None, 2))
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return lines + [""]
 
 
-def facts_line(setting, facts):
+def facts_line(comparison, facts):
     """What the medians are of; the rest is in the report."""
-    mine = [row for row in setting.rows if row["valid"] == "yes"]
-    dropped = len(setting.rows) - len(mine)
+    mine = [row for row in comparison.rows if row["valid"] == "yes"]
+    dropped = len(comparison.rows) - len(mine)
     if not mine:
         raise Failure("no run is valid")
-    text = (f"{setting.title()}; medians, of CPU in brackets the least and "
+    text = (f"{comparison.title()}; medians, of CPU in brackets the least and "
             "the most.")
     if facts:
-        text += f" {report.summary_line(setting.rows, facts)}."
+        text += f" {report.summary_line(comparison.rows, facts)}."
     if dropped:
-        text += (f" {dropped} of {len(setting.rows)} runs failed a check and "
-                 f"{'is' if dropped == 1 else 'are'} left out; so is a row of "
-                 "which more than half did.")
+        text += (f" {dropped} of {len(comparison.rows)} runs failed a check "
+                 f"and {'is' if dropped == 1 else 'are'} left out; so is a "
+                 "row of which more than half did.")
     return text
 
 
@@ -79,10 +79,10 @@ def tables(directory):
     if not rows:
         raise Failure(f"{path} has no rows")
     facts = report.read_facts(directory, "environment.json")
-    setting = report.settings_of(rows)[0]
-    lines = wrap(facts_line(setting, facts)) + [""]
-    for level in setting.levels:
-        lines += level_table(setting, level)
+    comparison = report.comparisons_of(rows)[0]
+    lines = wrap(facts_line(comparison, facts)) + [""]
+    for level in comparison.levels:
+        lines += level_table(comparison, level)
     return lines
 
 
