@@ -2,7 +2,8 @@
 #
 # make            threadecho, and the upstream that it is tried with
 # make check      the test suites; make asan, make tsan: under sanitizers
-# make lint       format, clang-tidy, cppcheck, shellcheck, the manual
+# make lint       format, clang-tidy, cppcheck, shellcheck, the manual; and
+#                 make lint-python, lint-go, lint-javascript
 # make demo       build, and show a conversation
 # make bench      the programs of the measuring kit
 # make install    the program and its manual, under DESTDIR and prefix
@@ -80,10 +81,12 @@ $(BUILD)/peers/processes: $(addprefix $(BUILD)/bench/peers/,processes.o \
 		peer.o) $(BUILD)/fetch.o
 	$(LINK) $(call pkg,--libs,libcurl)
 
-# Without modules and what else the go command keeps in the home directory.
+# Without modules, and with nothing in the home directory. The go command wants
+# an absolute path, in which a checkout may have a blank.
+GO_COMMAND = GO111MODULE=off GOFLAGS= \
+	GOCACHE="$$(realpath $(BUILD))/go-cache" go
 $(BUILD)/peers/goroutines: bench/peers/goroutines.go
-	GO111MODULE=off GOFLAGS= GOCACHE=$(abspath $(BUILD))/go-cache \
-		go build -o $@ $<
+	$(GO_COMMAND) build -o $@ $<
 
 # The tests: each tests/test_NAME.c is a program, and so is each
 # tests/bench_NAME.c, which tests the measuring kit.
@@ -123,17 +126,51 @@ tsan:
 
 SOURCES = $(wildcard *.c lib/*.c bench/*.c bench/peers/*.c tests/*.c)
 HEADERS = $(wildcard *.h lib/*.h bench/*.h bench/peers/*.h tests/*.h)
-SCRIPTS = $(shell grep -lE '^.!.*sh$$' scripts/* bench/* tests/* .ci/* \
-	2>/dev/null)
+SCRIPTS = $(shell grep -slE '^.!.*sh$$' scripts/* bench/* tests/* .ci/*)
+PYTHON_MODULES = $(wildcard bench/*.py bench/kit/*.py bench/peers/*.py)
+PYTHON_SCRIPTS = $(filter-out %.py,$(shell grep -slE '^.!.*python3$$' \
+	scripts/* bench/* tests/* .ci/*))
+GO = $(wildcard bench/peers/*.go)
+JAVASCRIPT = $(wildcard bench/peers/*.js)
 LINT_FLAGS = -std=c11 -D_POSIX_C_SOURCE=200809L $(call pkg,--cflags,\
 	libcurl libevent check,build check)
 # cppcheck does not look for system headers; this one's macros it must know.
 QUEUE_H = $(shell $(CC) -M -include sys/queue.h -xc /dev/null | \
 	tr ' ' '\n' | grep queue.h)
 
-.PHONY: lint
-lint: $(PROGRAM)
-	clang-format --dry-run --Werror $(SOURCES) $(HEADERS)
+# $(call found,LIST): what a list holds, which must be something.
+found = $(or $($(1)),$(error make lint finds no $(1)))
+
+# $(call need,COMMAND,GROUP): a line of a recipe; in one line, how to get it.
+need = @command -v $(1) >/dev/null || { echo "make lint: $(1) is missing:\
+	run scripts/install-deps $(2)" >&2; exit 1; }
+
+.PHONY: lint lint-python lint-go lint-javascript
+# Debian's own, whatever python3 the PATH finds first. Scripts apart, because
+# one of them may be called like a module.
+lint-python:
+	$(call need,/usr/bin/flake8,check)
+	$(call need,/usr/bin/mypy,check)
+	/usr/bin/flake8 $(call found,PYTHON_MODULES) \
+		$(call found,PYTHON_SCRIPTS)
+	/usr/bin/mypy $(PYTHON_MODULES)
+	/usr/bin/mypy --scripts-are-modules $(PYTHON_SCRIPTS)
+
+lint-go:
+	$(call need,go,peers)
+	$(call need,gofmt,peers)
+	unformatted=$$(gofmt -l $(call found,GO)) && [ -z "$$unformatted" ] || \
+		{ gofmt -d $(GO) >&2; exit 1; }
+	@mkdir -p $(BUILD)
+	$(GO_COMMAND) vet $(GO)
+
+lint-javascript:
+	$(call need,node,peers)
+	printf '%s\n' $(call found,JAVASCRIPT) | xargs -n 1 node --check
+
+lint: $(PROGRAM) lint-python lint-go lint-javascript
+	clang-format --dry-run --Werror $(call found,SOURCES) \
+		$(call found,HEADERS)
 	printf '%s\n' $(SOURCES) | xargs -n 4 -P 2 sh -c \
 		'clang-tidy --quiet "$$@" -- $(LINT_FLAGS) 2>/dev/null' sh
 	cppcheck --quiet --std=c11 --library=posix --error-exitcode=1 \
@@ -141,7 +178,7 @@ lint: $(PROGRAM)
 		--suppress=missingIncludeSystem --suppress=readdirCalled \
 		--include=$(QUEUE_H) \
 		$(SOURCES)
-	shellcheck $(SCRIPTS)
+	shellcheck $(call found,SCRIPTS)
 	mandoc -Tlint -Wwarning docs/threadecho.1
 	tests/check-manual
 

@@ -6,8 +6,9 @@
     bench/pool.py gevent --workers 100
 
 The same experiment as build/pool, with the same columns and, where they make
-sense here, the same options: tasks that sleep, handed to N workers through a queue. The pool is the documents':
-a queue of bounded length, workers that take, run and mark a task done.
+sense here, the same options: tasks that sleep, handed to N workers through a
+queue. The pool is the documents': a queue of bounded length, and workers that
+take a task, run it and mark it done.
 """
 
 import argparse
@@ -102,7 +103,7 @@ class GreenletPool:
 
 def run(args, pool):
     """Run the tasks once; the times, resources and samples as a dict."""
-    samples = [None] * args.tasks
+    samples = [(0, 0)] * args.tasks
     runs = [0] * args.tasks
     seconds = args.sleep / 1000
     sleep = pool.sleep

@@ -57,10 +57,11 @@ def count(settings, tracer, contender, concurrency, delay_ms):
             # a process that is about to end may be gone before it is traced
             traced = (trace(settings, server, port, concurrency,
                             lines * concurrency) for _ in range(TRIES))
-            counts.append(next((each for each in traced
-                                if each is not None), None))
-            if counts[-1] is None:
+            counted = next((each for each in traced if each is not None),
+                           None)
+            if counted is None:
                 return None
+            counts.append(counted)
         return (counts[2] - counts[1]) / (more * concurrency)
     finally:
         if server:

@@ -4,6 +4,7 @@
 What gnuplot draws in black becomes the colour of the text around it.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -36,8 +37,9 @@ def quoted(text):
     return '"' + re.sub(r'([\\"])', r"\\\1", text) + '"'
 
 
-def draw(path, name, height, script):
+def draw(path, height, script):
     """Let gnuplot draw into path; the SVG as text."""
+    name = os.path.splitext(os.path.basename(path))[0]
     if not shutil.which("gnuplot"):
         raise Failure("gnuplot is not installed: gnuplot-nox "
                       "(scripts/install-deps bench)")
@@ -73,8 +75,7 @@ def recolour(svg, name):
         .replace("<defs>", f"<style>{STYLE}</style>\n<defs>", 1)
 
 
-def lines(path, name, series, labels, colours, log_y=False,
-          reference=None):
+def lines(path, series, labels, colours, log_y=False, reference=None):
     """A line for each (name, [(x, y)]), over a logarithmic x."""
     rows = (len(series) + 1) // 2
     xs = sorted({x for _, points in series for x, _ in points})
@@ -108,12 +109,12 @@ def lines(path, name, series, labels, colours, log_y=False,
         plots.append(f'{reference} with lines linewidth 0.8 dashtype 2 '
                      f'linecolor rgb "#8a8f98" notitle')
     script.append("plot " + ", \\\n  ".join(plots))
-    return draw(path, name, height, "\n".join(script) + "\n")
+    return draw(path, height, "\n".join(script) + "\n")
 
 
 def place(groups):
     """Heights for (heading, [(title, ...)]): where each row goes."""
-    y = 0
+    y = 0.0
     headings = []
     placed = []
     for heading, rows in groups:
@@ -126,7 +127,7 @@ def place(groups):
     return headings, placed, y
 
 
-def bars(path, name, groups, parts, label, colours, decimals=1):
+def bars(path, groups, parts, label, colours, decimals=1):
     """Rows of stacked bars; groups: (heading, [(title, [value, ...])])."""
     headings, placed, bottom = place(groups)
     largest = max((sum(values) for _, (_, values) in placed), default=1)
@@ -158,11 +159,10 @@ def bars(path, name, groups, parts, label, colours, decimals=1):
                          f'{solid} noborder linecolor rgb "#8a8f98" '
                          f"title {quoted(part)}")
     script.append("plot " + ", \\\n  ".join(plots))
-    return draw(path, name, round(bottom * ROW) + 95, "\n".join(script)
-                + "\n")
+    return draw(path, round(bottom * ROW) + 95, "\n".join(script) + "\n")
 
 
-def ranges(path, name, groups, label, colours):
+def ranges(path, groups, label, colours):
     """Rows from a p50 to a p99, on a logarithmic x."""
     headings, placed, bottom = place(groups)
     script = row_axis(headings, placed, bottom, label)
@@ -182,8 +182,7 @@ def ranges(path, name, groups, label, colours):
         '  NaN with points pointtype 7 linecolor rgb "#8a8f98" title "p50",'
         " \\",
         '  NaN with points pointtype 9 linecolor rgb "#8a8f98" title "p99"']
-    return draw(path, name, round(bottom * ROW) + 95, "\n".join(script)
-                + "\n")
+    return draw(path, round(bottom * ROW) + 95, "\n".join(script) + "\n")
 
 
 def colours_number(colour):

@@ -82,7 +82,7 @@ def split_cores():
     def place(core):
         siblings = read(f"/sys/devices/system/cpu/cpu{core}/topology/"
                         "thread_siblings_list") or str(core)
-        return int(re.match(r"\d+", siblings).group()), core
+        return int(re.split("[,-]", siblings)[0]), core
 
     placed = sorted(cores, key=place)
     half = len(placed) // 2

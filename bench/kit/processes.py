@@ -178,7 +178,7 @@ def machine_cpu_ns():
     with open("/proc/stat", encoding="ascii") as file:
         fields = [int(field) for field in file.readline().split()[1:]]
     idle = (fields[3] + fields[4]) * (1000000000 // TICKS)
-    return time.monotonic_ns() * os.cpu_count() - idle
+    return time.monotonic_ns() * (os.cpu_count() or 1) - idle
 
 
 Counters = collections.namedtuple(
@@ -222,9 +222,9 @@ def read_status(path):
         with open(path, encoding="utf-8", errors="replace") as file:
             for line in file:
                 name, _, value = line.partition(":")
-                value = value.split()
-                if value and value[0].isdigit():
-                    numbers[name] = int(value[0])
+                words = value.split()
+                if words and words[0].isdigit():
+                    numbers[name] = int(words[0])
     except OSError:
         pass  # it ended while we looked
     return numbers

@@ -272,42 +272,41 @@ def draw_comparison(comparison, directory, colours):
     drawn = []
 
     def path(what):
-        name = f"{what}-{comparison.slug}"
-        return os.path.join(directory, name + ".svg"), name
+        return os.path.join(directory, f"{what}-{comparison.slug}.svg")
 
     series = line_series(comparison, "overhead_ratio")
     if series:
         drawn.append(("overhead", "Overhead", charts.lines(
-            *path("overhead"), series, ("connections", "overhead"), colours,
+            path("overhead"), series, ("connections", "overhead"), colours,
             log_y=max(y for _, points in series
                       for _, y in points) > 8, reference=1)))
     series = line_series(comparison, "throughput_per_s")
     if series:
         drawn.append(("throughput", "Throughput", charts.lines(
-            *path("throughput"), series,
+            path("throughput"), series,
             ("connections", "requests per second"), colours, log_y=True)))
     groups = bar_groups(comparison, ("cpu_user_per_request_us",
                                      "cpu_system_per_request_us"))
     if groups:
         drawn.append(("cpu", "CPU per request", charts.bars(
-            *path("cpu"), groups, ("user", "system"),
+            path("cpu"), groups, ("user", "system"),
             "microseconds per request", colours, 0)))
     groups = bar_groups(comparison, ("latency_p50_us", "latency_p99_us"),
                         scale=1e-3)
     if groups:
         drawn.append(("latency", "Latency", charts.ranges(
-            *path("latency"), groups, "milliseconds", colours)))
+            path("latency"), groups, "milliseconds", colours)))
     groups = bar_groups(comparison, ("memory_per_connection_kib",),
                         comparison.levels[-1:])
     if groups:
         drawn.append(("memory", "Memory per connection", charts.bars(
-            *path("memory"), groups, ("memory",),
+            path("memory"), groups, ("memory",),
             "KiB per connection", colours, 1)))
     groups = bar_groups(comparison, ("voluntary_switches_per_request",
                                      "involuntary_switches_per_request"))
     if groups:
         drawn.append(("switches", "Context switches per request", charts.bars(
-            *path("switches"), groups, ("voluntary", "involuntary"),
+            path("switches"), groups, ("voluntary", "involuntary"),
             "per request", colours, 2)))
     return drawn
 
@@ -462,7 +461,7 @@ def pool_section(rows, directory):
                        for level in levels if cells[label, level]])
               for label in labels]
     drawn = [("pool", "Overhead of a pool of sleepers", charts.lines(
-        os.path.join(directory, "pool.svg"), "pool", series,
+        os.path.join(directory, "pool.svg"), series,
         ("workers", "overhead"), charts.colour_of(labels, "pthreads"),
         log_y=max(y for _, points in series for _, y in points) > 8,
         reference=1))]

@@ -123,6 +123,7 @@ class Load:
         watched are the programs without which there is nothing to wait for.
         """
         stream = self.program.process.stderr
+        assert stream  # it is a pipe
         limit = time.monotonic() + patience
         while time.monotonic() < limit:
             ready = select.select([stream], [], [], 0.2)[0]

@@ -30,7 +30,7 @@ class Upstream:
         self.fields = f"Host: {url.netloc}\r\n"
         if not self.keepalive:
             self.fields += "Connection: close\r\n"
-        self.socket = None
+        self.socket: socket.socket = None  # until it connects
 
     def fetch(self, url):
         reused = self.socket is not None

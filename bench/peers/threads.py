@@ -38,7 +38,9 @@ def fetch_fresh(url):
         answer.close()
         return check_status(answer.code)
     except URLError as problem:
-        raise problem.reason
+        if isinstance(problem.reason, OSError):
+            raise problem.reason
+        raise  # its reason is text
 
 
 def fetch_kept(url, upstream):
