@@ -186,14 +186,18 @@ lint: $(PROGRAM) lint-python lint-go lint-javascript
 demo:
 	scripts/demo
 
+# $(call quoted,WORD): one word to the shell, whatever is in it.
+quoted = '$(subst ','\'',$(1))'
+installed_bin = $(call quoted,$(DESTDIR)$(bindir))
+installed_man1 = $(call quoted,$(DESTDIR)$(man1dir))
+
 .PHONY: install uninstall
 install: $(PROGRAM)
-	$(INSTALL) -d $(DESTDIR)$(bindir) $(DESTDIR)$(man1dir)
-	$(INSTALL) $(PROGRAM) $(DESTDIR)$(bindir)/threadecho
-	$(INSTALL) -m 644 docs/threadecho.1 $(DESTDIR)$(man1dir)/threadecho.1
+	$(INSTALL) -d $(installed_bin) $(installed_man1)
+	$(INSTALL) $(PROGRAM) $(installed_bin)/threadecho
+	$(INSTALL) -m 644 docs/threadecho.1 $(installed_man1)/threadecho.1
 uninstall:
-	rm -f $(DESTDIR)$(bindir)/threadecho \
-		$(DESTDIR)$(man1dir)/threadecho.1
+	rm -f $(installed_bin)/threadecho $(installed_man1)/threadecho.1
 
 .PHONY: clean
 clean:
