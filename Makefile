@@ -36,7 +36,13 @@ pkg = $(if $(shell $(PKG_CONFIG) --exists $(2) && echo found),$(shell \
 .PHONY: all
 all: $(PROGRAM) $(BUILD)/upstream
 
-$(PROGRAM): $(BUILD)/server.o $(BUILD)/fetch.o
+# What the server and its peers stand on. A program takes what it needs of it.
+LIB = $(BUILD)/lib.a
+$(LIB): $(patsubst %.c,$(BUILD)/%.o,$(wildcard lib/*.c))
+	rm -f $@
+	$(AR) rcs $@ $^
+
+$(PROGRAM): $(BUILD)/server.o $(BUILD)/fetch.o $(LIB)
 	$(LINK) $(call pkg,--libs,libcurl)
 
 $(BUILD)/server.o $(BUILD)/fetch.o: private REQUIRED += \
@@ -55,30 +61,29 @@ PEERS = $(addprefix $(BUILD)/peers/,bare events processes $(if $(shell \
 .PHONY: bench
 bench: $(PROGRAM) $(KIT) $(PEERS)
 
-$(BUILD)/upstream: $(addprefix $(BUILD)/bench/,upstream.o arguments.o) \
-		$(BUILD)/lib/values.o
+$(BUILD)/upstream: $(addprefix $(BUILD)/bench/,upstream.o arguments.o) $(LIB)
 	$(LINK) $(call pkg,--libs,libevent)
 
 $(BUILD)/load: $(addprefix $(BUILD)/bench/,load.o drive.o payload.o \
-		samples.o arguments.o) $(BUILD)/lib/values.o
+		samples.o arguments.o) $(LIB)
 	$(LINK)
 
-$(BUILD)/pool: $(addprefix $(BUILD)/bench/,pool.o arguments.o) \
-		$(BUILD)/lib/values.o
+$(BUILD)/pool: $(addprefix $(BUILD)/bench/,pool.o arguments.o) $(LIB)
 	$(LINK)
 
 $(PEERS): | $(BUILD)/peers
 $(BUILD)/peers:
 	mkdir -p $@
 
-$(BUILD)/peers/bare: $(addprefix $(BUILD)/bench/peers/,bare.o peer.o)
+$(BUILD)/peers/bare: $(addprefix $(BUILD)/bench/peers/,bare.o peer.o) $(LIB)
 	$(LINK)
 
-$(BUILD)/peers/events: $(addprefix $(BUILD)/bench/peers/,events.o peer.o)
+$(BUILD)/peers/events: $(addprefix $(BUILD)/bench/peers/,events.o peer.o) \
+		$(LIB)
 	$(LINK) $(call pkg,--libs,libevent) $(call pkg,--libs,libcurl)
 
 $(BUILD)/peers/processes: $(addprefix $(BUILD)/bench/peers/,processes.o \
-		peer.o) $(BUILD)/fetch.o
+		peer.o) $(BUILD)/fetch.o $(LIB)
 	$(LINK) $(call pkg,--libs,libcurl)
 
 # Without modules, and with nothing in the home directory. The go command wants
@@ -100,10 +105,8 @@ TEST_PARTS = $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/test_%.c \
 check: all bench $(TESTS) $(BUILD)/tests/shim.so
 	tests/run $(BUILD) $(PROGRAM) $(TESTS)
 
-$(TESTS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_PARTS)
+$(TESTS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_PARTS) $(LIB)
 	$(LINK) $(call pkg,--libs,check,check) $(call pkg,--libs,libcurl)
-$(BUILD)/tests/test_server: $(BUILD)/fetch.o
-$(BUILD)/tests/test_values: $(BUILD)/lib/values.o
 
 # It is preloaded into servers that are built without a sanitizer only.
 $(BUILD)/tests/shim.so: tests/shim.c
