@@ -1,8 +1,7 @@
 /*
  * arguments.h - what the kit's programs do with their arguments
  *
- * Functions that take program, the name that a message begins with, may end
- * the process; the others only report.
+ * An argument program is the name that a message begins with.
  *
  * SPDX-License-Identifier: MIT
  */

@@ -24,7 +24,7 @@
 #define MAX_EVENTS 512          /* taken from epoll at once */
 #define BUFFER_SIZE (64 * 1024) /* most bytes of one recv */
 #define SPARE_DESCRIPTORS 16    /* descriptors that are no connection */
-#define ON_STDIN (-1)           /* stands for a connection's index */
+#define ON_STDIN (-1)           /* in place of a connection's index */
 
 /* A source address has some 28,000 ports, less those in TIME_WAIT. */
 #define CONNECTIONS_PER_SOURCE 20000
@@ -56,7 +56,7 @@ struct load_connection {
     size_t tail;        /* bytes of line next - 1 that are still unsent */
     uint64_t begun_ns;  /* when connecting began */
     char *partial;      /* the beginning of a reply */
-    size_t partial_len; /* bytes of it received, of which some are kept */
+    size_t partial_len; /* bytes received of it; not all may be kept */
 };
 
 enum phase { CONNECTING, RUNNING, HOLDING, CLOSING };

@@ -15,7 +15,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define MAX_REASONS 32 /* different error replies that are told apart */
+#define MAX_REASONS 32 /* error reasons that are counted separately */
 #define REASON_LEN 64  /* bytes of a reason that are kept, with a NUL */
 
 /* What drive() shall do. */

@@ -38,7 +38,7 @@
 #define MIN_STACK_KIB 16
 #define MAX_STACK_KIB 65536
 #define PAGE 4096        /* bytes; stacks are aligned to it */
-#define STOP_WORKER (-1) /* stands for a task; its worker ends */
+#define STOP_WORKER (-1) /* in place of a task: ends the worker */
 
 /* How a task gets from the main thread to a worker. */
 enum queue_kind {

@@ -152,7 +152,7 @@ static int make_answer(const struct upstream_options *options,
 
     struct evbuffer *body = evhttp_request_get_output_buffer(request);
     struct evbuffer_iovec space;
-    /* X is cut after it was decoded. One byte more: never reserve none. */
+    /* X is decoded before it is cut. 0 bytes could not be reserved. */
     size_t room = options->size > len ? options->size : len;
     if (evbuffer_reserve_space(body, (ev_ssize_t)room + 1, &space, 1) != 1)
         return HTTP_INTERNAL;
@@ -226,7 +226,7 @@ static void handle_request(struct evhttp_request *request, void *arg)
     delayed->request = request;
     delayed->status = status;
     /*
-     * The base counts from when it was told of the request. So the delay does
+     * The base counts from when epoll reported the request. So the delay does
      * not grow with the number of requests handled before this one.
      */
     if (evtimer_assign(&delayed->timer, upstream->base, delay_over, delayed) !=
