@@ -136,6 +136,7 @@ struct figures {
 /* Reads a number of lines or, with an s at its end, of seconds. */
 static void warmup_option(struct plan *plan, const char *text)
 {
+    char problem[BAD_VALUE_SIZE];
     char seconds[32];
     size_t len = strlen(text);
     plan->warmup_requests = 0;
@@ -143,8 +144,11 @@ static void warmup_option(struct plan *plan, const char *text)
     if (len > 1 && len <= sizeof seconds && text[len - 1] == 's') {
         memcpy(seconds, text, len - 1);
         seconds[len - 1] = '\0';
-        plan->warmup_seconds = decimal_argument(
-            "load", "--warmup", seconds, "number of seconds", 0, MAX_SECONDS);
+        if (!parse_decimal(seconds, 0, MAX_SECONDS, &plan->warmup_seconds))
+            exit_bad_usage("load", "--warmup: %s",
+                           describe_bad_value(problem, text,
+                                              "number of seconds", 0,
+                                              MAX_SECONDS));
     } else {
         plan->warmup_requests =
             whole_argument("load", "--warmup", text, 0, MAX_REQUESTS);

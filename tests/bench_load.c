@@ -1225,7 +1225,7 @@ static const struct {
     {"--reply-size 1073741825", "--reply-size"},
     {"--warmup x", "--warmup: 'x' is not a whole number"},
     {"--warmup s", "--warmup"},
-    {"--warmup 5ss", "--warmup: '5s' is not a number of seconds"},
+    {"--warmup 5ss", "--warmup: '5ss' is not a number of seconds"},
     {"--warmup 1.5", "--warmup"},
     {"--timeout 0", "--timeout"},
     {"--one-by-one -r 5", "--one-by-one"},
