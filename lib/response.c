@@ -5,14 +5,13 @@
  */
 #include "response.h"
 
+#include <ctype.h>
 #include <string.h>
 #include <strings.h>
 
 #define MAX_HEAD (64 * 1024) /* of heads and trailers together, in bytes */
 #define MAX_CHUNK_LINE 4096  /* chunk size and extension, in bytes */
 #define MAX_SIZE_DIGITS 16   /* of a chunk size: 64 bits */
-#define DIGITS "0123456789"
-#define LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 #define BLANKS " \t"
 
 void response_begin(struct response *response, struct buffer *body,
@@ -29,8 +28,8 @@ void response_begin(struct response *response, struct buffer *body,
 /* Returns whether the byte may stand in a field name. */
 static bool is_token_byte(char byte)
 {
-    return byte != '\0' &&
-           strchr(DIGITS LETTERS "!#$%&'*+-.^_`|~", byte) != NULL;
+    return isalnum((unsigned char)byte) != 0 || /* in the C locale */
+           (byte != '\0' && strchr("-!#$%&'*+.^_`|~", byte) != NULL);
 }
 
 /* Reads "HTTP/1.x NNN", which a blank or nothing follows. */
