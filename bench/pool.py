@@ -21,7 +21,7 @@ import time
 
 
 def number(low, high, kind=float):
-    """An argument type: a number from low to high, without trailing junk."""
+    """Return an argument type: a number from low to high."""
     def parse(text):
         if not set(text) <= set("0123456789" if kind is int
                                 else "0123456789."):
@@ -47,10 +47,10 @@ def parse_arguments():
                         metavar="MS")
     parser.add_argument("-q", "--queue", choices=("bounded", "unbounded"),
                         default="bounded",
-                        help="whether put() waits once N tasks wait")
+                        help="bounded: put() blocks while N tasks are queued")
     parser.add_argument("--span", choices=("tasks", "all"), default="tasks",
-                        help="tasks: the workers wait when the clock starts; "
-                        "all: it starts before they are made")
+                        help="tasks: start the clock when the workers wait; "
+                        "all: start it before they exist")
     parser.add_argument("-j", "--json", action="store_true")
     parser.add_argument("--samples", metavar="FILE")
     return parser.parse_args()
@@ -72,7 +72,7 @@ class ThreadPool:
         return thread
 
     def settle(self):
-        """Thread.start() has waited for each to run."""
+        """Thread.start() has already waited for each to run."""
 
     def end(self, workers):
         for worker in workers:
@@ -88,7 +88,7 @@ class GreenletPool:
         self.gevent = gevent
         self.queue_class = gevent.queue.JoinableQueue
         self.sleep = gevent.sleep
-        gevent.sleep(0.001)  # the hub and its loop are made at first use
+        gevent.sleep(0.001)  # creates the hub and its loop
 
     def start(self, function):
         return self.gevent.spawn(function)
@@ -102,14 +102,14 @@ class GreenletPool:
 
 
 def run(args, pool):
-    """Run the tasks once; the times, resources and samples as a dict."""
+    """Run the tasks once; return times, resources and samples as a dict."""
     samples = [(0, 0)] * args.tasks
     runs = [0] * args.tasks
     seconds = args.sleep / 1000
     sleep = pool.sleep
     clock = time.monotonic_ns
     whole = args.span == "all"
-    # with the tasks put before there is a worker, a bound would block
+    # a bound would block while the tasks are put before any worker exists
     bounded = args.queue == "bounded" and not whole
     tasks = pool.queue_class(args.workers) if bounded else pool.queue_class()
 
@@ -150,12 +150,12 @@ def run(args, pool):
 
 
 def percentile(ordered, share):
-    """The smallest sample that at least share of all do not exceed."""
+    """Return the nearest-rank percentile of sorted samples."""
     return ordered[max(math.ceil(share * len(ordered)), 1) - 1]
 
 
 def columns(args, result):
-    """The row that is printed, by column name."""
+    """Return the row to print, by column name."""
     ideal_ms = args.sleep * args.tasks / args.workers
     before, after = result["before"], result["after"]
     sleep_ns = round(args.sleep * 1e6)
@@ -205,7 +205,7 @@ def main():
         pool = ThreadPool() if args.model == "threads" else GreenletPool()
     except ImportError as error:
         sys.exit(f"pool.py: {error}: python3-gevent is not installed")
-    gc.disable()  # no collection in the span; nothing here makes cycles
+    gc.disable()  # no collection while the clock runs; there are no cycles
     result = run(args, pool)
     row = columns(args, result)
     if args.samples:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""System calls of a request: by perf, or where that may not look, strace."""
+"""Counts system calls per request, with perf or, if it may not, strace."""
 
 import os
 import re
@@ -16,12 +16,12 @@ EVENT = "raw_syscalls:sys_enter"
 PERF = ["perf", "stat", "--event", EVENT, "--field-separator", ","]
 TRIES = 3
 LOAD_PATIENCE = 60
-TRACE_PATIENCE = 10  # under strace some servers hardly move
-MOST_TRACED = 100  # connections, with it
+TRACE_PATIENCE = 10  # seconds; some servers crawl under strace
+MOST_TRACED = 100  # connections, under strace
 
 
 def tracer_name():
-    """What can count here: perf, strace, or None."""
+    """Return the tracer that works here: perf, strace or None."""
     if shutil.which("perf"):
         done = subprocess.run([*PERF, "true"], stdin=subprocess.DEVNULL,
                               stdout=subprocess.DEVNULL,
@@ -32,12 +32,12 @@ def tracer_name():
 
 
 def count(settings, tracer, contender, concurrency, delay_ms):
-    """System calls of a request, in a run of its own, or None.
+    """Return the system calls per request, or None if they can't be counted.
 
-    Counted over few and over more lines on as many connections: what the
-    connections themselves take is in both, and not in the difference. A
-    first, uncounted run lets the server open the upstream connections that
-    it keeps.
+    Two runs over the same number of connections are counted, with few lines
+    and with more. Their difference leaves out the calls that belong to the
+    connections themselves. A first run, which is not counted, lets the server
+    open its upstream connections.
     """
     if tracer == "strace" and concurrency > MOST_TRACED:
         return None
@@ -54,7 +54,7 @@ def count(settings, tracer, contender, concurrency, delay_ms):
             return None
         counts = []
         for lines in (2, 2, 2 + more):
-            # a process that is about to end may be gone before it is traced
+            # a process about to end may be gone before it is traced
             traced = (trace(settings, server, port, concurrency,
                             lines * concurrency) for _ in range(TRIES))
             counted = next((each for each in traced if each is not None),
@@ -70,9 +70,9 @@ def count(settings, tracer, contender, concurrency, delay_ms):
 
 
 def by_perf(settings, server, port, concurrency, lines):
-    """Calls of a server that is asked so many lines, or None.
+    """Return the calls of a server that gets this many lines, or None.
 
-    perf starts the load once it counts, and ends with it.
+    perf starts the load once it is counting, and ends with it.
     """
     report = os.path.join(settings.work, "system-calls")
     pids = ",".join(map(str, processes.session_members(server.pid)))
@@ -83,7 +83,7 @@ def by_perf(settings, server, port, concurrency, lines):
          "--timeout", "20"],
         settings.log("perf"), cores=settings.kit_cores)
     try:
-        # its status is the load's: 0 when each reply was right
+        # perf exits with the load's status: 0 if each reply was right
         if perf.process.wait(LOAD_PATIENCE) != 0:
             return None
     except subprocess.TimeoutExpired:
@@ -96,7 +96,7 @@ def by_perf(settings, server, port, concurrency, lines):
 
 
 def by_strace(settings, server, port, concurrency, lines):
-    """The same. It lets go before the connections close."""
+    """The same with strace, which detaches before the connections close."""
     report = os.path.join(settings.work, "system-calls")
     pids = processes.session_members(server.pid)
     tracer = Program(
@@ -129,7 +129,7 @@ def by_strace(settings, server, port, concurrency, lines):
 
 
 def attached(tracer, pids):
-    """Whether strace traces all of these, waiting until it does."""
+    """Wait until strace traces all of these; return False if it does not."""
     limit = time.monotonic() + 10
     while time.monotonic() < limit and not tracer.ended():
         traced = [processes.read_status(f"/proc/{pid}/status")

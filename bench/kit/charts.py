@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Charts as SVG, drawn by gnuplot, that read well on white and on black.
+"""Draws charts as SVG, with gnuplot, that are readable on white and on black.
 
-What gnuplot draws in black becomes the colour of the text around it.
+What gnuplot draws in black gets the colour of the surrounding text.
 """
 
 import os
@@ -13,7 +13,7 @@ from .processes import Failure
 
 WIDTH = 500
 ROW = 17  # height of a bar with its gap
-# Of middling lightness, so that each shows on white and on black.
+# Medium lightness, so each is visible on white and on black.
 COLOURS = ("#e4572e", "#2f86d6", "#3a9d5d", "#a868d6", "#d9901a", "#1ba3a3",
            "#d6579c", "#7d8a2e", "#8a6a4f", "#6f7ff0", "#b03a48", "#5f8f8f",
            "#c27ba0", "#4f9ad0")
@@ -24,7 +24,7 @@ STYLE = (".chart{color:#1b1f24}"
 
 
 def colour_of(names, baseline=BASELINE):
-    """A colour for each name; the baseline has that of the text."""
+    """Return a colour for each name; the baseline has the text's colour."""
     others = [name for name in names if name != baseline]
     colours = {name: COLOURS[index % len(COLOURS)]
                for index, name in enumerate(others)}
@@ -33,12 +33,12 @@ def colour_of(names, baseline=BASELINE):
 
 
 def quoted(text):
-    """Text as gnuplot reads it, without its markup."""
+    """Return text as a gnuplot string."""
     return '"' + re.sub(r'([\\"])', r"\\\1", text) + '"'
 
 
 def draw(path, height, script):
-    """Let gnuplot draw into path; the SVG as text."""
+    """Run a gnuplot script that draws into path; return the SVG as text."""
     name = os.path.splitext(os.path.basename(path))[0]
     if not shutil.which("gnuplot"):
         raise Failure("gnuplot is not installed: gnuplot-nox "
@@ -63,7 +63,7 @@ def draw(path, height, script):
 
 
 def recolour(svg, name):
-    """Make black the colour of the text, and ids unique on a page."""
+    """Replace black with the text's colour, and make ids unique on a page."""
     svg = svg[svg.index("<svg"):]
     svg = re.sub(r"rgb\( *0, *0, *0 *\)|(?<=[\"' :])black(?=[\"' ;])",
                  "currentColor", svg)
@@ -76,7 +76,7 @@ def recolour(svg, name):
 
 
 def lines(path, series, labels, colours, log_y=False, reference=None):
-    """A line for each (name, [(x, y)]), over a logarithmic x."""
+    """Draw a line for each (name, [(x, y)]), over a logarithmic x."""
     rows = (len(series) + 1) // 2
     xs = sorted({x for _, points in series for x, _ in points})
     height = 330 + rows * 17
@@ -113,7 +113,7 @@ def lines(path, series, labels, colours, log_y=False, reference=None):
 
 
 def place(groups):
-    """Heights for (heading, [(title, ...)]): where each row goes."""
+    """Return headings and rows, each with its y, and the y of the bottom."""
     y = 0.0
     headings = []
     placed = []
@@ -128,13 +128,13 @@ def place(groups):
 
 
 def bars(path, groups, parts, label, colours, decimals=1):
-    """Rows of stacked bars; groups: (heading, [(title, [value, ...])])."""
+    """Draw stacked bars; groups are (heading, [(title, [value, ...])])."""
     headings, placed, bottom = place(groups)
     largest = max((sum(values) for _, (_, values) in placed), default=1)
     script = row_axis(headings, placed, bottom, label)
     script.append(f"set xrange [0:{(largest or 1) * 1.18:.6g}]")
     for index in range(len(parts)):
-        # a part's bars differ from the next one's in how solid they are
+        # the parts of a bar differ in opacity
         script.append(f"$part{index} << END")
         for y, (title, values) in placed:
             low = sum(values[:index])
@@ -163,7 +163,7 @@ def bars(path, groups, parts, label, colours, decimals=1):
 
 
 def ranges(path, groups, label, colours):
-    """Rows from a p50 to a p99, on a logarithmic x."""
+    """Draw rows from p50 to p99, over a logarithmic x."""
     headings, placed, bottom = place(groups)
     script = row_axis(headings, placed, bottom, label)
     script += ["set logscale x 10", 'set format x "%h"', "$d << END"]
@@ -186,12 +186,12 @@ def ranges(path, groups, label, colours):
 
 
 def colours_number(colour):
-    """A colour as the number that a data column holds."""
+    """Return a colour as a number, as gnuplot reads it from a column."""
     return 0 if colour == "black" else int(colour[1:], 16)
 
 
 def row_axis(headings, placed, bottom, label):
-    """The script of a vertical axis whose tics are titles of rows."""
+    """Return the script of a vertical axis with a title per row."""
     tics = ", ".join(f"{quoted(title)} {y}" for y, (title, _) in placed)
     longest = max((len(title) for _, (title, _) in placed), default=5)
     script = [f"set xlabel {quoted(label)}",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Holds a server to the line protocol, by the suite in tests/."""
+"""Checks a server against the line protocol, with the suite in tests/."""
 
 import os
 import re
@@ -8,16 +8,16 @@ import time
 from .processes import Program
 
 SUITE = os.path.join("build", "tests", "test_protocol")
-PATIENCE = 180  # seconds; a right server takes up to 10
-MORE_FAILURES = 20  # seconds that it goes on after the first
+PATIENCE = 180  # seconds; a correct server takes up to 10
+MORE_FAILURES = 20  # seconds to run on after the first failure
 
 
 def hold(root, contender, log):
-    """Run the suite; (whether it passed, in words how it ended, failures).
+    """Run the suite; return whether it passed, how it ended, its failures.
 
-    Its report is left in log, as TAP, which comes while the tests run. Soon
-    after the first failure it is stopped: a line that stays without reply
-    takes a test ten seconds, and a server that drops one drops many.
+    The report goes to log as TAP, test by test. The suite is stopped soon
+    after the first failure: a line without a reply costs a test ten seconds,
+    and a server that drops one drops many.
     """
     with open(log, "wb"):
         pass
@@ -39,7 +39,7 @@ def hold(root, contender, log):
 
 
 def failures(log):
-    """The failures in a TAP report, each with the lines that go with it."""
+    """Return the failures in a TAP report, each with its details."""
     with open(log, encoding="utf-8", errors="replace") as report:
         results = re.split(r"^(?=ok |not ok |1\.\.)", report.read(),
                            flags=re.M)
@@ -48,6 +48,6 @@ def failures(log):
 
 
 def count_tests(log):
-    """How many tests it has reported."""
+    """Return the number of tests in a TAP report."""
     with open(log, encoding="utf-8", errors="replace") as report:
         return len(re.findall(r"^(?:not )?ok ", report.read(), re.M))

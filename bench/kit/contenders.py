@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who is measured: threadecho, the peers of peers.toml, the user's own."""
+"""The servers to measure: threadecho, the peers, the user's own."""
 
 import os
 import re
@@ -15,23 +15,23 @@ NEW_CONNECTIONS = "--no-keepalive"
 
 
 class Contender:
-    """A server, and how its upstream connections are used."""
+    """A server, and how it uses its upstream connections."""
 
     def __init__(self, name, model, template, connection, entry=None,
                  directory=None):
         self.name = name
         self.model = model
         self.template = template
-        self.connection = connection  # keep, new, or - where nothing is said
-        self.entry = entry or {}  # of the table
-        self.directory = directory  # where it runs; None: the root
+        self.connection = connection  # keep, new, or - (the server's choice)
+        self.entry = entry or {}  # its entry in peers.toml
+        self.directory = directory  # to run in; None is the root
 
     @property
     def key(self):
         return self.name, self.connection
 
     def command(self, port, upstream_port):
-        """The words of the command; no shell reads them."""
+        """Return the words of the command; no shell reads them."""
         upstream = f"http://127.0.0.1:{upstream_port}/arrpi.php"
         return [word.replace("{port}", str(port))
                 .replace("{upstream}", upstream)
@@ -42,7 +42,7 @@ class Contender:
         return name if self.connection == "-" else f"{name}-{self.connection}"
 
     def problem(self, root):
-        """Why it cannot run here, or None."""
+        """Return why it cannot run here, or None."""
         probe = self.entry.get("probe")
         if not probe:
             return None
@@ -64,7 +64,7 @@ class Contender:
 
 
 def installed(package):
-    """Whether a Debian package is installed."""
+    """Return whether a Debian package is installed."""
     if not shutil.which("dpkg-query"):
         return False
     done = subprocess.run(
@@ -75,7 +75,7 @@ def installed(package):
 
 
 def read_table(root, wanted):
-    """threadecho and the peers, in the modes that are wanted."""
+    """Return threadecho and the peers; wanted is keep, new or both."""
     with open(os.path.join(root, PEERS_TABLE), "rb") as file:
         try:
             table = tomllib.load(file)
@@ -98,14 +98,14 @@ def read_table(root, wanted):
 
 
 def check_name(name, argument):
-    """Refuse a name that a table or a file name could not hold."""
+    """Reject a name that does not fit into a table or a file name."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9._ -]*", name):
-        raise Failure(f"{argument}: '{name}' is no name: a letter, then "
-                      "letters, digits, spaces and . _ -")
+        raise Failure(f"{argument}: '{name}' is not a valid name: a letter, "
+                      "then letters, digits, spaces and . _ -")
 
 
 def own_server(text):
-    """A --peer argument, NAME=COMMAND."""
+    """Return the contender that --peer NAME=COMMAND describes."""
     name, equals, command = text.partition("=")
     name = name.strip()
     if not equals or "{port}" not in command:
@@ -123,7 +123,7 @@ def own_server(text):
 
 
 def pick(known, wanted):
-    """The contenders of NAME or ALIAS=NAME."""
+    """Return the contenders that --contender [ALIAS=]NAME selects."""
     alias, equals, name = wanted.partition("=")
     name = name if equals else alias
     check_name(alias, f"--contender {wanted}")
@@ -132,12 +132,12 @@ def pick(known, wanted):
               for contender in known if contender.name == name]
     if not picked:
         names = ", ".join(dict.fromkeys(each.name for each in known))
-        raise Failure(f"--contender {wanted}: there are only {names}")
+        raise Failure(f"--contender {wanted}: not one of {names}")
     return picked
 
 
 def choose(root, args):
-    """Who is to take part, and which of them are the user's servers."""
+    """Return all contenders to measure, and the user's own among them."""
     known = read_table(root, args.upstream_connections)
     peers = [own_server(text) for text in args.peer]
     chosen = []
@@ -145,7 +145,7 @@ def choose(root, args):
         for wanted in args.contender:
             chosen += pick(known, wanted)
     else:
-        # one without an upstream is compared only if asked for
+        # one without an upstream takes part only on request
         chosen = [contender for contender in known
                   if contender.connection != "-"]
     chosen = chosen + peers
@@ -154,13 +154,13 @@ def choose(root, args):
     for name, connection in keys:
         twice = keys.count((name, connection)) > 1
         if twice or (connection != "-" and name in own):
-            raise Failure(f"{name} is there twice: ALIAS=NAME gives one "
-                          "another name")
+            raise Failure(f"{name} is given twice: rename one of them with "
+                          "ALIAS=NAME")
     return chosen, peers
 
 
 def split_able(root, chosen):
-    """Those that can run here, and what is to be said of the others."""
+    """Return those that can run here, and a message for each other one."""
     able = []
     skipped = {}
     for contender in chosen:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the figures were measured on and with."""
+"""Describes the machine and the software of a measurement."""
 
 import os
 import platform
@@ -35,7 +35,7 @@ SYSCTLS = (
 
 
 def read(path):
-    """The text of a file of the kernel's, or None."""
+    """Return the text of a file in /proc or /sys, or None."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip()
@@ -44,7 +44,7 @@ def read(path):
 
 
 def first_line(command, root=None):
-    """The first line that a command prints, or None."""
+    """Return the first line that a command prints, or None."""
     if not shutil.which(command[0]):
         return None
     try:
@@ -70,10 +70,10 @@ def memory_mib():
 
 
 def split_cores():
-    """Which cores the server and which the kit gets, None for all.
+    """Return the server's cores and the kit's; None is all.
 
-    With four or more, each has its own; with fewer they would starve. The
-    threads of one physical core stay together.
+    With four cores or more, each gets half of them. With fewer, one of them
+    would starve. The threads of a physical core stay together.
     """
     cores = os.sched_getaffinity(0)
     if len(cores) < 4:
@@ -94,7 +94,7 @@ def words(cores):
 
 
 def gather(root, cores):
-    """All of it, for environment.json."""
+    """Return all facts, for environment.json."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     commit = first_line(["git", "rev-parse", "HEAD"], root)
     changed = first_line(["git", "status", "--porcelain",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The table of figures in a Markdown page, between its two markers."""
+"""Writes the tables of figures into a Markdown page, between markers."""
 
 import os
 
@@ -10,7 +10,7 @@ from .processes import Failure
 BEGIN = "<!-- figures: scripts/plot --table writes what follows -->"
 END = "<!-- end of the figures -->"
 
-# Each figure of a table: column, heading, factor, decimals.
+# The figures of a table: column, heading, factor, decimals.
 FIGURES = (
     ("throughput_per_s", "requests/s", 1, 0),
     ("cpu_per_request_us", "CPU per request, µs", 1, 1),
@@ -22,7 +22,7 @@ FIGURES = (
 
 
 def level_table(comparison, level):
-    """The medians at so many connections, a row a style."""
+    """Return the medians at this many connections, a row per style."""
     plural = "s" if level > 1 else ""
     lines = [f"**{level:,} connection{plural}**", "",
              "| style | " + " | ".join(heading for _, heading, _, _
@@ -32,7 +32,7 @@ def level_table(comparison, level):
     base = comparison.value(BASELINE, level, "cpu_per_request_us")
     for name in comparison.names:
         if not comparison.made[name, level]:
-            continue  # it was not asked for
+            continue  # not measured
         cells = []
         for column, _, factor, decimals in FIGURES:
             value = comparison.value(name, level, column)
@@ -47,7 +47,7 @@ def level_table(comparison, level):
 
 
 def facts_line(comparison, facts):
-    """What the medians are of; the rest is in the report."""
+    """Return a sentence on what the medians are of."""
     mine = [row for row in comparison.rows if row["valid"] == "yes"]
     dropped = len(comparison.rows) - len(mine)
     if not mine:
@@ -73,7 +73,7 @@ def wrap(text, width=79):
 
 
 def tables(directory):
-    """The Markdown lines: of the longest delay, connections kept if any."""
+    """Return the Markdown lines, of the first of the comparisons."""
     path = os.path.join(directory, "runs.tsv")
     rows = report.read_rows(path)
     if not rows:
@@ -95,7 +95,7 @@ def write(directory, page):
         raise Failure(f"{page}: {error.strerror}") from error
     _, end, after = rest.partition(END + "\n")
     if not begin or not end:
-        raise Failure(f"{page} does not have the lines '{BEGIN}' and '{END}'")
+        raise Failure(f"{page} lacks the lines '{BEGIN}' and '{END}'")
     text = "\n".join(tables(directory))
     with open(page, "w", encoding="utf-8") as file:
         file.write(f"{before}{begin}\n{text}\n{end}{after}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Processes that leave nothing behind, and what the kernel says of them."""
+"""Starts processes, stops them without a trace, and reads their counters."""
 
 import collections
 import ctypes
@@ -14,24 +14,24 @@ import time
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-CPUCLOCK_SCHED = 2  # a clock id: exact time on a core, of all threads
+CPUCLOCK_SCHED = 2  # in a clock id: the exact CPU time of all threads
 TICKS = os.sysconf("SC_CLK_TCK")
 
 libc = ctypes.CDLL(None, use_errno=True)
-running = []  # every Program that has been started and not yet collected
+running = []  # each Program that has been started and not yet reaped
 
 
 class Failure(Exception):
-    """Something that ends the whole measurement, told to the user."""
+    """Ends the whole measurement; its text is for the user."""
 
 
 def adopt_orphans():
-    """Become the parent of what our children leave behind."""
+    """Become the parent of the orphans that our children leave."""
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def free_port():
-    """A port nobody listens on, outside of what the kernel gives clients."""
+    """Return a free port outside the range that the kernel gives clients."""
     with open("/proc/sys/net/ipv4/ip_local_port_range",
               encoding="ascii") as file:
         first, last = map(int, file.read().split())
@@ -45,7 +45,7 @@ def free_port():
             except OSError:
                 continue
             return port
-    with socket.socket() as probe:  # the range is nearly everything
+    with socket.socket() as probe:  # that range is nearly all there is
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
@@ -80,7 +80,7 @@ class Program:
         running.append(self)
 
     def ended(self):
-        """How it ended, in words, or None while it runs."""
+        """Return how it ended, in words; None while it runs."""
         status = self.process.poll()
         if status is None:
             return None
@@ -89,7 +89,7 @@ class Program:
         return f"ended with status {status}"
 
     def stop(self, patience=15):
-        """End it and what it started; how it ended, in words."""
+        """Stop it and all that it started; return how it ended, in words."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -108,15 +108,15 @@ class Program:
         return "did not end on SIGTERM" if stuck else self.ended()
 
     def tail(self, lines=3, between=" | "):
-        """The end of what it wrote to stderr."""
+        """Return the last lines that it wrote to stderr."""
         with open(self.log, "rb") as file:
             text = file.read().decode("utf-8", "replace")
         return between.join(text.strip().splitlines()[-lines:])
 
 
 def kill_session(session):
-    """Kill every process of a session, and collect those that are ours."""
-    limit = time.monotonic() + 10  # no signal ends a wait for a broken disk
+    """Kill every process of a session, and reap those that are ours."""
+    limit = time.monotonic() + 10  # a broken disk outlasts SIGKILL
     while (pids := session_members(session)) and time.monotonic() < limit:
         for pid in pids:
             try:
@@ -125,7 +125,7 @@ def kill_session(session):
                 pass
         for pid in pids:
             try:
-                # adopted, see adopt_orphans; Popen collects its own
+                # adopted, see adopt_orphans; Popen reaps its own
                 os.waitid(os.P_PID, pid, os.WEXITED | (
                     os.WNOWAIT if pid == session else 0))
             except ChildProcessError:
@@ -133,13 +133,13 @@ def kill_session(session):
 
 
 def stop_all():
-    """End whatever still runs, without waiting for manners."""
+    """Kill whatever still runs."""
     for program in list(running):
         program.stop(patience=0)
 
 
 def stat_fields(pid):
-    """The fields of /proc/PID/stat from the state on, or None."""
+    """Return the fields of /proc/PID/stat from the state on, or None."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8",
                   errors="replace") as file:
@@ -149,7 +149,7 @@ def stat_fields(pid):
 
 
 def session_members(session):
-    """The processes of a session."""
+    """Return the processes of a session."""
     members = []
     for name in os.listdir("/proc"):
         if name.isdigit():
@@ -160,7 +160,7 @@ def session_members(session):
 
 
 def cpu_ns(pids):
-    """Nanoseconds on a core of these processes, ended threads included."""
+    """Return the CPU time of processes in ns, ended threads included."""
     total = 0
     for pid in pids:
         try:
@@ -171,9 +171,10 @@ def cpu_ns(pids):
 
 
 def machine_cpu_ns():
-    """Nanoseconds that all cores together were not idle, plus a constant.
+    """Return the busy time of all cores together in ns, plus a constant.
 
-    What a core does is sampled by ticks, how long it is idle is measured.
+    It comes from the idle time, which the kernel measures; it only samples
+    what a busy core does.
     """
     with open("/proc/stat", encoding="ascii") as file:
         fields = [int(field) for field in file.readline().split()[1:]]
@@ -187,10 +188,10 @@ Counters = collections.namedtuple(
 
 
 def counters(session):
-    """What the processes of a session have used, together.
+    """Return what the processes of a session have used, in total.
 
-    ended_ticks: of their children that have ended and were waited for.
-    Switches are those of the threads that are alive.
+    ended_ticks are those of children that ended and have been reaped.
+    Switches are those of live threads.
     """
     user = system = ended = voluntary = involuntary = memory = threads = 0
     pids = session_members(session)
@@ -216,7 +217,7 @@ def counters(session):
 
 
 def read_status(path):
-    """The numbers of a status file by their names."""
+    """Return the numbers in a status file, by name."""
     numbers = {}
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -226,12 +227,12 @@ def read_status(path):
                 if words and words[0].isdigit():
                     numbers[name] = int(words[0])
     except OSError:
-        pass  # it ended while we looked
+        pass  # it has just ended
     return numbers
 
 
 def memory_kib(pid):
-    """Resident memory; pages that processes share are divided among them."""
+    """Return resident memory; shared pages are divided among their users."""
     numbers = read_status(f"/proc/{pid}/smaps_rollup")
     if "Pss" in numbers:
         return numbers["Pss"]
@@ -239,7 +240,7 @@ def memory_kib(pid):
 
 
 def wait_for_port(program, name, patience=20):
-    """The port that a program of the kit says it listens on."""
+    """Return the port that a program of the kit says it listens on."""
     limit = time.monotonic() + patience
     while time.monotonic() < limit:
         with open(program.log, "rb") as file:
@@ -255,7 +256,7 @@ def wait_for_port(program, name, patience=20):
 
 
 def ask(port, line, patience=20):
-    """Send a line on a connection of its own; the reply, or None."""
+    """Send a line on a new connection; return the reply or None."""
     limit = time.monotonic() + patience
     with socket.create_connection(("127.0.0.1", port), 1) as client:
         client.sendall(line + b"\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The page that shows a measurement: tables, charts and what to make of it."""
+"""Writes the page of a measurement: tables, charts and how to read them."""
 
 import collections
 import csv
@@ -17,7 +17,7 @@ CONNECTIONS = {
     "new": "a new upstream connection for each fetch",
 }
 
-# Each figure of the tables: column, heading, unit, decimals.
+# The figures of the tables: column, heading, unit, decimals.
 RUN_TABLE = (
     ("throughput_per_s", "requests", "per s", 0),
     ("overhead_ratio", "overhead", "", 2),
@@ -34,7 +34,7 @@ RUN_TABLE = (
 
 POOL_TABLE = (
     ("overhead", "overhead", "", 3),
-    ("create_ms", "making the workers", "ms", 1),
+    ("create_ms", "starting the workers", "ms", 1),
     ("cpu_user_ms", "user", "ms", 0),
     ("cpu_system_ms", "system", "ms", 0),
     ("voluntary_switches", "switches, voluntary", "", 0),
@@ -45,49 +45,45 @@ POOL_TABLE = (
 )
 
 TEXT_COLUMNS = ("contender", "label", "model", "samples", "why")
-MEMORY_FROM = 100  # connections: with fewer it is how the heap grows
+MEMORY_FROM = 100  # connections; with fewer the growth of the heap dominates
 
 READING = {
-    "overhead": """How much longer the requests took than if nothing but the
-upstream's delay took time: total time / (delay × requests / connections), the
-documents' own measure. 1 is the floor (the dashed line). A flat line means
-that the next connection costs nothing; where a line bends up, the server has
-no more CPU to give, and the height there is a matter of CPU per request, not
-of threads or events. Lower is better.""",
-    "throughput": """Right replies per second, both axes logarithmic. While the
-upstream's delay is the limit each line rises with the connections (ten times
-the connections, ten times the requests), and the servers lie on each other:
-there the chart says nothing about them. They part where CPU becomes the limit.
-Where the kit shares the cores with the server, that limit is what all three
-use together, and the kit’s part makes servers look more alike than they are:
-compare the CPU per request. Higher is better.""",
-    "cpu": """Time that the server was on a core for one request, over all its
-threads and processes: the figure that does not depend on whether the machine
-had anything else to wait for. The solid part is user code, the pale one the
-kernel. The total is exact; how it splits is sampled by the kernel's ticks, and
-at one connection there are few of them. Lower is better. The kit's own CPU is
-not in it.""",
-    "latency": """From sending a line to its reply, of all connections: the dot
-is what half of the requests stay within, the triangle what 99 of 100 do. The
-connections send again as soon as they have a reply (a closed loop), so a
-slow server is asked less: beyond its limit the mean is connections /
-throughput, and only the distance from dot to triangle tells how evenly it
-serves. Further left is better.""",
-    "memory": """Resident memory with all connections open and answered, less
-that of the idle server, divided by the connections. Pages that processes
-share are counted once. An interpreter's or a collector's heap grows in steps,
-so read differences of a few KiB as none. Lower is better.""",
-    "switches": """How often the kernel took a core from one thread and gave it
-to another, for one request. Solid: the thread waited for something
-(voluntary). Pale: it was made to stop. The documents' case against threads is
-here; set it beside the CPU chart to see what it amounts to. An event loop
-needs few when it is busy, because one wait returns many events. Lower is
-cheaper.""",
+    "overhead": """How much longer the requests took than the upstream's delay
+alone: total time / (delay × requests / connections), the documents' own
+measure. 1 is the floor (the dashed line). Where a line is flat, another
+connection costs nothing. Where it bends up, the server has run out of CPU; its
+height there depends on CPU per request, not on threads or events. Lower is
+better.""",
+    "throughput": """Correct replies per second, both axes logarithmic. While
+the upstream's delay is the limit, ten times the connections make ten times the
+requests and the lines coincide: there the chart does not tell servers apart.
+They part where CPU becomes the limit. If the kit shares the cores with the
+server, the limit is what all three use together, which makes servers look more
+alike than they are: compare CPU per request instead. Higher is better.""",
+    "cpu": """CPU time per request of all the server's threads and processes,
+whatever the server waits for. The solid part is user code, the pale one the
+kernel. The total is exact; the split is sampled by the kernel's ticks, and at
+one connection there are few of them. The kit's own CPU time is not included.
+Lower is better.""",
+    "latency": """Time from a line to its reply, over all connections: half of
+the requests are within the dot, 99 of 100 within the triangle. Each connection
+sends again once it has its reply (a closed loop), so a slow server gets fewer
+requests: beyond its limit the mean is connections / throughput, and only the
+distance from dot to triangle shows how evenly it serves. Further left is
+better.""",
+    "memory": """Resident memory with all connections open and answered, minus
+that of the idle server, per connection. Pages that processes share are counted
+once. The heap of an interpreter or a garbage collector grows in steps, so
+ignore differences of a few KiB. Lower is better.""",
+    "switches": """How often per request the kernel switched a core from one
+thread to another. Solid: the thread waited for something (voluntary). Pale: it
+was preempted (involuntary). This is the documents' case against threads; see
+the CPU chart for what it amounts to. A busy event loop needs few switches,
+because one wait returns many events. Lower is cheaper.""",
     "pool": """The documents' own experiment: many sleeps of a few
-milliseconds over a pool of N workers, with no network at all. Overhead is
-total time / (sleep × tasks / N), 1 is the floor. The clock starts when the
-workers exist and wait, and stops when the last task is done, in each of the
-models.""",
+milliseconds over a pool of N workers, without a network. Overhead is total
+time / (sleep × tasks / N); 1 is the floor. In each model the clock starts when
+the workers exist and wait, and stops when the last task is done.""",
 }
 
 PAGE_STYLE = """
@@ -146,7 +142,7 @@ def escape(text):
 
 
 def read_rows(path):
-    """The rows of a table, numbers as floats and what is empty as None."""
+    """Return the rows of a table: numbers as floats, empty cells as None."""
     rows = []
     with open(path, encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file, delimiter="\t",
@@ -175,7 +171,7 @@ def ordered(values):
 
 
 class Comparison:
-    """The runs that may be compared: one delay, one way upstream."""
+    """The runs that can be compared: one delay, one way to go upstream."""
 
     def __init__(self, delay_ms, connection, rows):
         self.delay_ms = delay_ms
@@ -190,7 +186,7 @@ class Comparison:
         self.slug = f"{connection}-{delay_ms:g}ms"
 
     def rank(self, name):
-        """By the CPU of a request, the baseline where it falls."""
+        """Return the CPU per request, at the most connections possible."""
         for level in reversed(self.levels):
             value = self.value(name, level, "cpu_per_request_us")
             if value is not None:
@@ -198,19 +194,19 @@ class Comparison:
         return float("inf")
 
     def runs(self, name, level):
-        """The valid runs; none if they are not even half of those made."""
+        """Return the valid runs; none if more than half are invalid."""
         made = self.made[name, level]
         valid = [row for row in made if row["valid"] == "yes"]
         return valid if 2 * len(valid) >= len(made) else []
 
     def value(self, name, level, column):
-        """The median of the valid runs, or None."""
+        """Return the median of the valid runs, or None."""
         if column == "memory_per_connection_kib" and level < MEMORY_FROM:
             return None
         return median(self.runs(name, level), column)
 
     def spread(self, name, level, column, decimals):
-        """The least and the most of the valid runs, as text."""
+        """Return the least and the most of the valid runs, as text."""
         values = [row[column] for row in self.runs(name, level)
                   if isinstance(row[column], float)]
         if len(values) < 2:
@@ -225,7 +221,7 @@ class Comparison:
 
 
 def comparisons_of(rows):
-    """The settings; a user's own server goes into each of its delay."""
+    """Return the comparisons; a user's server is in each one of its delay."""
     found = []
     for delay in sorted({row["delay_ms"] for row in rows}, reverse=True):
         here = [row for row in rows if row["delay_ms"] == delay]
@@ -250,7 +246,7 @@ def line_series(comparison, column):
 
 
 def bar_groups(comparison, columns, levels=None, scale=1.0):
-    """(heading, [(name, values)]) with the smallest first."""
+    """Return (heading, [(name, values)]), the smallest values first."""
     groups = []
     for level in levels or comparison.levels:
         rows = []
@@ -268,7 +264,7 @@ def bar_groups(comparison, columns, levels=None, scale=1.0):
 
 
 def draw_comparison(comparison, directory, colours):
-    """All charts of a comparison: (what, heading, svg)."""
+    """Draw all charts of a comparison; return (what, heading, svg) of each."""
     drawn = []
 
     def path(what):
@@ -334,7 +330,7 @@ def heading_row(columns, first):
 
 
 def comparison_table(comparison):
-    """Medians, a block for each number of connections."""
+    """Return a table of medians, a block per number of connections."""
     parts = ['<div class="wide"><table><thead>',
              heading_row(RUN_TABLE, "server"),
              f"<th>CPU / {BASELINE}’s</th><th>CPU, least–most<br>µs</th>"
@@ -371,7 +367,7 @@ def comparison_table(comparison):
 
 
 def validity(rows):
-    """What was checked, and which runs failed it."""
+    """Return what was checked, and the runs that failed."""
     bad = [row for row in rows if row["valid"] != "yes"]
     counted = sum(row["server_requests"] is not None and
                   row["server_requests"] == (row["client_replies"] or 0) + 1
@@ -388,23 +384,23 @@ def validity(rows):
     seconds = [row["seconds"] for row in rows
                if isinstance(row["seconds"], float)]
     facts = [("replies compared byte for byte", f"{replies:,.0f}"),
-             ("seconds measured in a run; longer where some connections "
-              "wait for long", f"{min(seconds, default=0):.3g} to "
+             ("seconds measured per run; longer where some connections "
+              "wait long", f"{min(seconds, default=0):.3g} to "
               f"{max(seconds, default=0):.3g}"),
-             ("runs whose server counted too, and the same",
+             ("runs whose server counted the same requests",
               f"{counted} of {len(rows)}")]
     if ratios:
         facts.append(("throughput × mean latency / connections "
                       "(Little’s law: 1)",
                       f"{min(ratios):.3f} to {max(ratios):.3f}; "
-                      "0.95 to 1.05 is let pass"))
+                      "0.95 to 1.05 passes"))
     if loads and upstreams:
-        facts.append(("the load generator’s and the upstream’s share of "
-                      "their one core, at most",
+        facts.append(("busiest load generator and upstream, as a share of "
+                      "one core",
                       f"{max(loads):.2f} and {max(upstreams):.2f}; "
-                      "0.90 is let pass"))
+                      "up to 0.90 passes"))
     if others:
-        facts.append(("cores that other programs used meanwhile",
+        facts.append(("cores used by other programs",
                       f"median {statistics.median(others):.2f}, at most "
                       f"{max(others):.2f}"))
     parts = [facts_table(facts)]
@@ -426,14 +422,14 @@ def facts_table(facts):
 
 
 def flatten(value, prefix=""):
-    """Nested facts as (dotted name, text)."""
+    """Yield nested facts as (name, text), the names joined."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from flatten(inner, f"{prefix}{name.replace('_', ' ')} ")
     elif isinstance(value, list):
         yield prefix.strip(), " ".join(map(str, value)) or "none"
     else:
-        yield prefix.strip(), "not there" if value is None else str(value)
+        yield prefix.strip(), "not available" if value is None else str(value)
 
 
 def environment_section(heading, facts):
@@ -450,7 +446,7 @@ def environment_section(heading, facts):
 
 
 def pool_section(rows, directory):
-    """The sleep experiment."""
+    """Return the section on the sleep experiment."""
     rows = [row for row in rows if row["span"] == "tasks"] or rows
     labels = ordered(row["label"] for row in rows)
     levels = sorted({int(row["workers"]) for row in rows})
@@ -498,8 +494,8 @@ def summary_line(rows, facts):
 def verdict(rows):
     bad = sum(row["valid"] != "yes" for row in rows)
     if bad:
-        return (f'<p class="verdict bad">{bad} of {len(rows)} runs cannot be '
-                "trusted; they are in no figure below</p>")
+        return (f'<p class="verdict bad">{bad} of {len(rows)} runs are not '
+                "valid; the figures leave them out</p>")
     return (f'<p class="verdict good">All {len(rows)} runs passed all '
             "checks</p>")
 
@@ -519,8 +515,8 @@ def write(directory):
     rows = read_rows(runs_path) if os.path.exists(runs_path) else []
     pool = read_rows(pool_path) if os.path.exists(pool_path) else []
     if not rows and not pool:
-        raise Failure(f"{directory} has neither runs.tsv nor pool.tsv with "
-                      "rows in it")
+        raise Failure(f"{directory} has no rows, neither in runs.tsv nor in "
+                      "pool.tsv")
     facts = read_facts(directory, "environment.json")
     pool_facts = read_facts(directory, "pool-environment.json")
     chart_directory = os.path.join(directory, "charts")
@@ -531,8 +527,8 @@ def write(directory):
                  verdict(rows),
                  "<p>Each figure is the median of the repetitions. The load "
                  "generator, the upstream and the server ran on the same "
-                 "machine, so compare figures with each other, on one page, "
-                 "and not with another machine’s.</p>"]
+                 "machine, so compare the figures of this page with each "
+                 "other, not with another machine’s.</p>"]
         colours = charts.colour_of(ordered(row["contender"] for row in rows))
         for comparison in comparisons_of(rows):
             body.append(f"<h2>{escape(comparison.title())}</h2>")
@@ -540,14 +536,14 @@ def write(directory):
                                                 colours)))
             body.append("<h3>The figures</h3>")
             body.append(comparison_table(comparison))
-        body += ["<h2>Why to trust it</h2>", validity(rows)]
+        body += ["<h2>What was checked</h2>", validity(rows)]
     if pool:
         body.append(pool_section(pool, chart_directory))
     if rows and facts:
-        body.append(environment_section("Where and with what", facts))
+        body.append(environment_section("Environment", facts))
     if pool and pool_facts:
         body.append(environment_section(
-            "Where and with what the pools were run", pool_facts))
+            "Environment of the pools", pool_facts))
     page = ("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n"
             '<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, '

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One run: a fresh upstream, a contender, the load, and the row of figures."""
+"""Makes one run: a fresh upstream, a server, the load, a row of figures."""
 
 import bisect
 import errno
@@ -17,7 +17,7 @@ import time
 from . import processes
 from .processes import Failure, Program
 
-# A column a figure, with its unit at the end of the name.
+# The columns of runs.tsv; the name of a figure ends in its unit.
 COLUMNS = (
     "run", "contender", "model", "upstream_connection", "concurrency",
     "delay_ms", "repetition", "valid", "why", "requests", "seconds",
@@ -37,11 +37,11 @@ LITTLES_LAW = "Little's law"
 LITTLES_LAW_TOLERANCE = 0.05
 KIT_LIMIT_CORES = 0.9  # each part of the kit has one thread
 PROBE = b"is anybody there"
-START_PATIENCE = 30  # seconds for an interpreter to load what it imports
+START_PATIENCE = 30  # seconds; an interpreter has to load its imports
 
 
 class Monitor(threading.Thread):
-    """Reads, some times a second, how long each part was on a core."""
+    """Reads the CPU clocks of all parts, several times a second."""
 
     def __init__(self, server, upstream):
         super().__init__(daemon=True)
@@ -56,13 +56,13 @@ class Monitor(threading.Thread):
         interval = 0.1
         unchanged = 0
         for count in itertools.count():
-            # Looking for processes costs more than reading their clocks:
-            # once they have stayed the same, seldom.
+            # Finding processes costs more than reading their clocks, so
+            # look less often once they have stayed the same.
             if unchanged < 2 or count % 10 == 0:
                 pids = processes.session_members(self.server)
                 unchanged = unchanged + 1 if pids == self.pids else 0
                 if not unchanged:
-                    self.readings = []  # of other processes
+                    self.readings = []  # they were of other processes
                 self.pids = pids
                 interval = 0.1 if len(pids) < 50 else 0.3
             self.read()
@@ -104,7 +104,7 @@ class Settings:
 
 
 class Load:
-    """The load generator, held once it has measured."""
+    """The load generator; it holds its connections once it has measured."""
 
     def __init__(self, settings, port, concurrency, arguments, samples):
         command = [settings.program("load"), "--connect",
@@ -118,9 +118,9 @@ class Load:
         self.messages = ""
 
     def await_hold(self, patience, watched):
-        """Whether all replies came in; False if it ended or time is up.
+        """Wait for all replies; return False if it ends or time is up.
 
-        watched are the programs without which there is nothing to wait for.
+        The wait is cut short if one of the watched programs ends.
         """
         stream = self.program.process.stderr
         assert stream  # it is a pipe
@@ -135,12 +135,12 @@ class Load:
                 if "holding" in self.messages:
                     return True
             if any(program.ended() for program in watched):
-                # what depends on it fails now; let the load say how
+                # the load is about to fail: let it say how
                 limit = min(limit, time.monotonic() + 2)
         return False
 
     def finish(self, patience=60):
-        """Let it close its connections; its figures, or None."""
+        """Let it close its connections; return its figures or None."""
         process = self.program.process
         try:
             output, messages = process.communicate(timeout=patience)
@@ -162,13 +162,13 @@ class Load:
         return figures
 
     def complaint(self):
-        """What it said besides that it holds."""
+        """Return its messages, except that it holds."""
         return " | ".join(line for line in self.messages.splitlines()
                           if "holding" not in line)
 
 
 def start_upstream(settings, delay_ms):
-    """Start a fresh upstream; it is not known yet to listen."""
+    """Start a fresh upstream, without waiting until it listens."""
     return Program(
         [settings.program("upstream"), "--listen", "127.0.0.1:0", "--delay",
          f"{delay_ms:g}"], settings.log("upstream"),
@@ -176,7 +176,7 @@ def start_upstream(settings, delay_ms):
 
 
 def start_server(settings, contender, port, upstream_port):
-    """Start a contender and see that it answers."""
+    """Start a contender; return it, and what is wrong or None."""
     command = contender.command(port, upstream_port)
     server = Program(command, settings.log("server"),
                      cores=settings.server_cores,
@@ -226,7 +226,7 @@ def measure(settings, plan, row):
 
 
 def drive(settings, plan, row, programs, port):
-    """Put the load on a server that answers, and take the figures."""
+    """Run the load against a server and record the figures."""
     server, upstream = programs
     raw = os.path.join(settings.work, "samples")
     before = processes.counters(server.pid)
@@ -258,7 +258,7 @@ def drive(settings, plan, row, programs, port):
     check_replies(row, figures)
     if not held or dead:
         if not row["why"]:
-            row["why"].append("the load did not come to its end")
+            row["why"].append("the load did not finish")
         return
     take_counters(plan, row, figures, before, after)
     take_window(row, raw, figures, monitor.readings, (before, after))
@@ -266,7 +266,7 @@ def drive(settings, plan, row, programs, port):
 
 
 def keep_samples(settings, plan, row, raw, figures):
-    """Pack the samples into the output; the name they have there."""
+    """Compress the samples into the output; return their name there."""
     name = (f"samples/{row['run']:04d}-{plan.contender.file_name()}-"
             f"{plan.concurrency}-{plan.delay_ms:g}ms.txt.gz")
     with open(raw, "rb") as source:
@@ -287,7 +287,7 @@ def keep_samples(settings, plan, row, raw, figures):
 
 
 def take_figures(plan, row, figures):
-    """What the client saw."""
+    """Record what the client saw."""
     latency = figures["latency_us"]
     throughput = figures["requests_per_second"]
     row["requests"] = figures["requests"]
@@ -310,7 +310,7 @@ def take_figures(plan, row, figures):
 
 
 def take_counters(plan, row, figures, before, after):
-    """What the kernel counted from the idle server to the last reply."""
+    """Record the kernel's counts, from the idle server to the last reply."""
     replies = max(figures["replies"], 1)
     row["voluntary_switches_per_request"] = (
         (after.voluntary - before.voluntary) / replies)
@@ -318,7 +318,7 @@ def take_counters(plan, row, figures, before, after):
         (after.involuntary - before.involuntary) / replies)
     row["memory_idle_kib"] = before.memory_kib
     row["memory_loaded_kib"] = after.memory_kib
-    if plan.concurrency >= 10:  # below that it is the allocator's whim
+    if plan.concurrency >= 10:  # with fewer it depends on the allocator
         row["memory_per_connection_kib"] = (
             (after.memory_kib - before.memory_kib) / plan.concurrency)
     ended = after.ended_ticks - before.ended_ticks
@@ -326,15 +326,15 @@ def take_counters(plan, row, figures, before, after):
             before.user_ticks - before.system_ticks)
     if ended > max(1, 0.01 * used):
         row["why"].append("processes of the server ended during the run: "
-                          "what they used is missing")
+                          "what they used is not counted")
     row["threads"] = after.threads
     row["processes"] = after.processes
 
 
 def take_window(row, raw, figures, readings, ends):
-    """CPU per request, between two readings within the measured time."""
+    """Record CPU per request, between two readings in the measured time."""
     zero = figures["began_ns"]
-    replies = []  # when each came, those to lines of the warm-up too
+    replies = []  # when each came, those of the warm-up included
     with open(raw, encoding="ascii") as file:
         for line in file:
             if line[0] != "#":
@@ -360,7 +360,7 @@ def take_window(row, raw, figures, readings, ends):
     before, after = ends
     user = after.user_ticks - before.user_ticks
     system = after.system_ticks - before.system_ticks
-    # the total is exact, its parts are as the kernel's ticks found them
+    # the total is exact, its split is sampled by the kernel's ticks
     share = user / (user + system) if user + system else 0.5
     row["cpu_per_request_us"] = server / requests
     row["cpu_user_per_request_us"] = server / requests * share
@@ -373,20 +373,20 @@ def take_window(row, raw, figures, readings, ends):
 
 
 def check_replies(row, figures):
-    """Each reply was the right one, and none was missing."""
+    """Check that each reply was right and none was missing."""
     for name, count in figures["failures"].items():
         if count:
             row["why"].append(f"{count} {name.replace('_', ' ')}")
     for reason, count in figures["error_reasons"].items():
         row["why"].append(f"{count} error: {reason}")
     if not figures["right"] and not row["why"]:
-        row["why"].append("the load calls the replies wrong")
+        row["why"].append("the load found wrong replies")
     if figures["requests"] == 0:
         row["why"].append("no request was measured")
 
 
 def check_laws(row):
-    """What must hold if the figures mean what they say."""
+    """Check what holds for every sound measurement."""
     ratio = row["littles_law_ratio"]
     if abs(ratio - 1) > LITTLES_LAW_TOLERANCE:
         row["why"].append(f"{LITTLES_LAW}: throughput x mean latency is "
@@ -399,13 +399,13 @@ def check_laws(row):
 
 
 def only_too_short(row):
-    """Whether Little's law is all that a longer run could mend."""
+    """Return whether a longer run could mend all that is wrong."""
     return bool(row["why"]) and all(why.startswith(LITTLES_LAW)
                                     for why in row["why"])
 
 
 def check_summary(server, row):
-    """The server's own counters, where it prints them, equal the client's."""
+    """Check that the server's counters, if it prints any, are the client's."""
     with open(server.log, "rb") as file:
         text = file.read().decode("utf-8", "replace")
     summaries = [line for line in text.splitlines()
@@ -418,7 +418,7 @@ def check_summary(server, row):
     row["server_connections"] = counted["connections"]
     if row["client_replies"] is None:
         return
-    # the probe was a connection and a request too
+    # the probe was one more connection and request
     for name, mine in (("requests", row["client_replies"] + 1),
                        ("connections", row["client_connections"] + 1)):
         if counted[name] != mine:

@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""asyncio_streams.py: one thread, a coroutine per connection; asyncio brings
-the streams and aiohttp the fetch.
+"""asyncio_streams.py: one thread and a coroutine per connection. asyncio
+brings the streams, aiohttp the fetch.
 Run: asyncio_streams.py --listen HOST:PORT --upstream URL [--no-keepalive]
-Keep in your head: at each await, and only there, everybody else may run; what
-waits without an await stops them all, and async spreads to every caller.
+Keep in your head: at each await, and only there, other coroutines may run. A
+wait without await stops them all, and async spreads to every caller.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from line_protocol import (BACKLOG, MAX_BODY, MAX_LINE, TIMEOUT, FetchError,
 
 
 async def read_lines(reader):
-    """Yield each line, None for one that is too long."""
+    """Yield each line, or None if it is too long."""
     skipping = False
     while not reader.at_eof():
         try:
@@ -54,12 +54,12 @@ async def fetch(session, url):
 
 
 async def answer(session, url):
-    """The reply to a line, whatever comes of it."""
+    """Return the reply to a line, whether the fetch succeeds or not."""
     try:
         async with asyncio.timeout(TIMEOUT):
             try:
                 return echo(await fetch(session, url))
-            except ServerDisconnectedError:  # perhaps it had been for long
+            except ServerDisconnectedError:  # perhaps before the request
                 return echo(await fetch(session, url))
     except FetchError as problem:
         return error(problem)
@@ -77,7 +77,7 @@ async def answer(session, url):
 
 async def main():
     async def serve_connection(reader, writer):
-        """Read a line, fetch, write: until the client has no more."""
+        """Read a line, fetch, write, until the client has no more lines."""
         try:
             async for line in read_lines(reader):
                 if line is None:

@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 """gevent_sockets.py: a greenlet per connection, over gevent's own sockets.
-urlopen would halt every greenlet while it waits, so here is a fetch instead.
+urlopen would stop every greenlet while it waits, so this has its own fetch.
 Run: gevent_sockets.py --listen HOST:PORT --upstream URL [--no-keepalive]
-Keep in your head: whatever waits must be gevent's; then code reads as with
-threads, and between two waits nobody interferes.
+Keep in your head: every wait must be gevent's. Then code reads as with
+threads, and between two waits no other greenlet runs.
 """
 
 from urllib.parse import urlsplit
@@ -20,7 +20,7 @@ MAX_HEAD = 65536
 
 
 class Upstream:
-    """A greenlet's connection to the upstream, when there is one."""
+    """A greenlet's connection to the upstream, opened when it is needed."""
 
     def __init__(self, options):
         url = urlsplit(options.upstream)
@@ -44,7 +44,7 @@ class Upstream:
             self.close()
             if not reused:
                 raise
-            return self.fetch(url)  # it was closed while it waited
+            return self.fetch(url)  # it was closed while idle
         except Exception:
             self.close()
             raise
@@ -63,7 +63,7 @@ class Upstream:
             self.socket = self.file = None
 
     def read_response(self):
-        """The body, and whether the connection may be used again."""
+        """Return the body, and whether the connection can be used again."""
         status, fields = self.read_head()
         while 100 <= status <= 199:
             status, fields = self.read_head()
@@ -88,7 +88,7 @@ class Upstream:
             fields[name.lower()] = value.strip().lower()
             size += len(line)
             if size > MAX_HEAD:
-                raise ValueError("too long a header")
+                raise ValueError("header too long")
         return int(status), fields
 
     def read_chunks(self):
@@ -96,7 +96,7 @@ class Upstream:
         while size := int(self.read_line().partition(b";")[0], 16):
             body += self.read(size, MAX_BODY - len(body))
             if self.read(2) != b"\r\n":
-                raise ValueError("not a chunk")
+                raise ValueError("bad chunk")
         while self.read_line() != b"\r\n":
             pass  # a trailer
         return body
@@ -117,7 +117,7 @@ class Upstream:
 
 
 def answer(line, upstream, options):
-    """The reply to a line, whatever comes of it."""
+    """Return the reply to a line, whether the fetch succeeds or not."""
     if line is None:
         return error("line too long")
     try:
@@ -139,7 +139,7 @@ def answer(line, upstream, options):
 
 def main():
     def serve_connection(client, _):
-        """Read a line, fetch, write: until the client has no more."""
+        """Read a line, fetch, write, until the client has no more lines."""
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         upstream = Upstream(options)
         try:

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 
-// goroutines.go: a goroutine per connection, each blocking in ReadLine, in
-// the fetch and in Write; the runtime makes one epoll loop of all that waits.
+// goroutines.go: a goroutine per connection, which blocks in ReadLine, in the
+// fetch and in Write; the runtime turns all waits into one epoll loop.
 // Run: build/peers/goroutines --listen HOST:PORT --upstream URL
 // [--no-keepalive]
-// Keep in your head: what two goroutines share, as they do run in parallel,
-// and that net/http keeps no more than two idle connections unless told to.
+// Keep in your head: what two goroutines share, because they run in parallel,
+// and that net/http keeps two idle connections at most unless told otherwise.
 package main
 
 import (
@@ -49,7 +49,7 @@ type lineReader struct {
 	skipping bool // inside a line that was too long
 }
 
-// next returns a line, errLineTooLong, or what ends the input.
+// next returns a line, errLineTooLong, or the error that ends the input.
 func (in *lineReader) next() ([]byte, error) {
 	var line []byte
 	for {
@@ -74,7 +74,7 @@ func (in *lineReader) next() ([]byte, error) {
 	}
 }
 
-// A fetcher asks the upstream; any goroutine may use it.
+// A fetcher fetches from the upstream; any goroutine may use it.
 type fetcher struct {
 	client http.Client
 	prefix string // URL?text=
@@ -119,7 +119,7 @@ func (f *fetcher) fetch(line []byte) ([]byte, error) {
 	return body, err
 }
 
-// reason is what the client is told about an error.
+// reason returns the reason that the client gets for an error.
 func reason(err error) string {
 	var (
 		status  statusError
@@ -150,7 +150,7 @@ func echo(body []byte) []byte {
 	return append(append([]byte("echo: "), body...), '\n')
 }
 
-// serveConnection reads a line, fetches, writes: until the client has no more.
+// serveConnection reads a line, fetches, writes, until the client has no more.
 func serveConnection(client net.Conn, upstream *fetcher) {
 	defer client.Close()
 	in := lineReader{Reader: bufio.NewReader(client)}
@@ -191,7 +191,7 @@ func main() {
 		client, err := listener.Accept()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "goroutines:", err)
-			time.Sleep(100 * time.Millisecond) // a descriptor will be free
+			time.Sleep(100 * time.Millisecond) // out of descriptors: wait for one
 			continue
 		}
 		go serveConnection(client, fetcher)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What the Python peers share: the command line and the line protocol.
 
-Each peer's own file shows its model, and its way to fetch, and nothing else.
+A peer's own file shows only its model and its fetch.
 """
 
 import argparse
@@ -17,11 +17,11 @@ BACKLOG = 4096
 
 
 class FetchError(Exception):
-    """A fetch has failed; its text is what the client is told."""
+    """A failed fetch; its text is the reason in the reply."""
 
 
 def start(name):
-    """Read the command line and raise the limit of descriptors."""
+    """Parse the command line and raise the limit on descriptors."""
     parser = argparse.ArgumentParser(prog=name)
     parser.add_argument("--listen", default="127.0.0.1:8080", type=address,
                         metavar="HOST:PORT")
@@ -36,25 +36,25 @@ def start(name):
 
 
 def address(text):
-    """HOST:PORT or [HOST]:PORT as a pair."""
+    """Return HOST:PORT or [HOST]:PORT as a pair."""
     host, _, port = text.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 def announce(name, bound):
-    """Say on stderr that clients may come, and where."""
+    """Report on stderr where the server listens."""
     host, port = bound[:2]
     host = f"[{host}]" if ":" in host else host
     print(f"{name}: listening on {host}:{port}", file=sys.stderr, flush=True)
 
 
 def url_for(upstream, line):
-    """The URL that asks the upstream about a line; any byte may be in it."""
+    """Return the URL that fetches the answer to a line of any bytes."""
     return f"{upstream}{'&' if '?' in upstream else '?'}text={quote(line, '')}"
 
 
 def read_lines(file):
-    """Yield each line of a blocking binary file, None for one too long."""
+    """Yield each line of a blocking binary file, or None if it is too long."""
     while line := file.readline(MAX_LINE + 2):
         whole = line.endswith(b"\n")
         if whole:
@@ -68,18 +68,18 @@ def read_lines(file):
 
 
 def check_status(status):
-    """Only an answer of the 2xx class has a body for the client."""
+    """Raise unless the status is 2xx: the client gets no other body."""
     if not 200 <= status <= 299:
         raise FetchError(f"upstream returned {status}")
 
 
 def echo(body):
-    """The reply to a line whose fetch went well: one line in any case."""
+    """Return the reply to a successful fetch, always one line."""
     if len(body) > MAX_BODY:
         return error("upstream body too large")
     return b"echo: " + re.sub(rb"[\r\n]+", b" ", body.rstrip(b"\r\n")) + b"\n"
 
 
 def error(reason):
-    """The reply to any other line."""
+    """Return the reply to any other line."""
     return f"error: {reason}\n".encode()

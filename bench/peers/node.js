@@ -1,11 +1,11 @@
 #!/usr/bin/env node
 // SPDX-License-Identifier: MIT
 //
-// node.js: one thread and an event loop; what follows a wait is a closure,
-// written where it is handed over, so the code reads in the order it runs.
+// node.js: one thread and an event loop. What follows a wait is a closure,
+// written where it is passed in, so the code reads in the order it runs.
 // Run: node.js --listen HOST:PORT --upstream URL [--no-keepalive]
-// Keep in your head: which events may come in between, each error event
-// that nobody listens to ends the process, and each step nests deeper.
+// Keep in your head: which events may come in between, that an error event
+// without a listener ends the process, and that each step nests deeper.
 'use strict';
 
 const http = require('node:http');
@@ -40,8 +40,8 @@ function encode(line) {
     '%' + byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0'));
 }
 
-// Cuts lines out of what arrives. next() returns a line, null for one that
-// was too long, or undefined when more has to come first.
+// Cuts the input into lines. next() returns a line, null if it was too long,
+// or undefined if more input is needed.
 class Lines {
   held = Buffer.alloc(0);
   skipping = false;
@@ -72,13 +72,13 @@ class Lines {
   }
 }
 
-// The reply to a line whose fetch went well: one line in any case.
+// Returns the reply to a successful fetch, always one line.
 function echo(body) {
   const lines = body.latin1Slice().replace(/[\r\n]+/g, '\n');
   return `echo: ${lines.replace(/\n$/, '').replaceAll('\n', ' ')}\n`;
 }
 
-// What the client is told about an error of the fetch.
+// Returns the reason that the client gets for a failed fetch.
 function reason({ code = '' }) {
   if (code === 'ECONNREFUSED')
     return 'upstream refused';
@@ -91,7 +91,7 @@ function reason({ code = '' }) {
   return 'upstream failed';
 }
 
-// Calls done(reply) once, whatever comes of it.
+// Calls done(reply) once, whether the fetch succeeds or not.
 function fetch(line, done) {
   const target = upstream.pathname + upstream.search +
     (upstream.search ? '&' : '?') + 'text=' + encode(line);
@@ -127,14 +127,14 @@ function fetch(line, done) {
     if (pending && request.reusedSocket && error.code === 'ECONNRESET') {
       clearTimeout(timer);
       pending = false;
-      fetch(line, done); // the connection was closed while it waited
+      fetch(line, done); // the connection was closed while idle
     } else {
       fail(reason(error));
     }
   });
 }
 
-// Takes a line, fetches, writes: until the client has no more.
+// Takes a line, fetches, writes, until the client has no more lines.
 function serveConnection(client) {
   const lines = new Lines();
   let busy = false;

@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""threads.py: a thread per connection, each blocking in readline, in the
-fetch and in sendall. It is server.c, under the interpreter's lock.
+"""threads.py: a thread per connection, which blocks in readline, in the fetch
+and in sendall. It is server.c, under the interpreter's lock.
 Run: threads.py --listen HOST:PORT --upstream URL [--no-keepalive]
-The timeout is urlopen's: for each wait of a fetch, not for all of it.
+The timeout is urlopen's: it limits each wait, not the whole fetch.
 Keep in your head: what two threads share. Here that is nothing.
 """
 
@@ -30,7 +30,7 @@ urlopen = build_opener(NoRedirect, ProxyHandler({})).open
 
 
 def fetch_fresh(url):
-    """The fetch of the documents: urlopen, a new connection each time."""
+    """Fetch as the documents do: urlopen, a new connection each time."""
     try:
         with urlopen(url, timeout=TIMEOUT) as response:
             return read_body(response)
@@ -40,11 +40,11 @@ def fetch_fresh(url):
     except URLError as problem:
         if isinstance(problem.reason, OSError):
             raise problem.reason
-        raise  # its reason is text
+        raise  # the reason is a string
 
 
 def fetch_kept(url, upstream):
-    """The same over a connection that is kept."""
+    """Fetch over a connection that is kept."""
     reused = upstream.sock is not None
     try:
         upstream.request("GET", url[url.index("/", len("http://")):])
@@ -53,7 +53,7 @@ def fetch_kept(url, upstream):
         upstream.close()
         if not reused:
             raise
-        return fetch_kept(url, upstream)  # it was closed while it waited
+        return fetch_kept(url, upstream)  # it was closed while idle
     except Exception:
         upstream.close()
         raise
@@ -70,7 +70,7 @@ def read_body(response):
 
 
 def answer(line, upstream, options):
-    """The reply to a line, whatever comes of it."""
+    """Return the reply to a line, whether the fetch succeeds or not."""
     if line is None:
         return error("line too long")
     url = url_for(options.upstream, line)
@@ -94,7 +94,7 @@ def answer(line, upstream, options):
 
 
 def serve_connection(client, options):
-    """Read a line, fetch, write: until the client has no more."""
+    """Read a line, fetch, write, until the client has no more lines."""
     upstream = HTTPConnection(urlsplit(options.upstream).netloc,
                               timeout=TIMEOUT)
     try:
@@ -108,7 +108,7 @@ def serve_connection(client, options):
 
 
 def start_connection(client, options):
-    """Give a client a thread of its own, or tell it why not."""
+    """Start a thread for a client, or tell the client that it failed."""
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     thread = threading.Thread(target=serve_connection, args=(client, options),
                               daemon=True)
@@ -131,7 +131,7 @@ def main(name="threads"):
             start_connection(client, options)
         except OSError as problem:
             print(f"{name}: {problem}", file=sys.stderr, flush=True)
-            time.sleep(0.1)  # where descriptors are short, one will be free
+            time.sleep(0.1)  # out of descriptors: wait for one
 
 
 if __name__ == "__main__":

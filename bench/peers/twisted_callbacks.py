@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""twisted_callbacks.py: one thread and a reactor; what is to follow a wait is
-a function, handed over before it.
+"""twisted_callbacks.py: one thread and a reactor. What follows a wait is a
+function, passed in before the wait.
 Run: twisted_callbacks.py --listen HOST:PORT --upstream URL [--no-keepalive]
-Keep in your head: which callback runs next, and what may have become of the
-connection by then. A function's story begins at its end: read it upwards.
+Keep in your head: which callback runs next, and what may have happened to the
+connection by then. A function starts at its end: read it upwards.
 """
 
 from twisted.internet import reactor

@@ -1,10 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
 """twisted_inline.py: twisted_callbacks.py with its callbacks joined into one
-generator that hands its waits to the reactor.
+generator, which yields its waits to the reactor.
 Run: twisted_inline.py --listen HOST:PORT --upstream URL [--no-keepalive]
-Keep in your head: each yield lets everybody else run, and a function that
-calls such a function has to become one too.
+Keep in your head: at each yield everybody else may run, and a function that
+calls a generator has to become one.
 """
 
 from twisted.internet import reactor

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What the two Twisted peers share: lines in, replies out, bodies, and names
-for what fails. Where they differ is the fetch: each calls it its own way.
+"""What the two Twisted peers share: lines in, replies out, bodies, and the
+reasons of failures. They differ in how they call the fetch.
 """
 
 from twisted.internet import error as net
@@ -20,7 +20,7 @@ from line_protocol import (BACKLOG, MAX_BODY, MAX_LINE, TIMEOUT, FetchError,
 
 @implementer(IHalfCloseableProtocol)
 class LineServer(LineReceiver):
-    """Calls answer(line) for each line; reply(data) lets the next one in."""
+    """Calls answer(line) for each line; reply(data) allows the next one."""
 
     delimiter = b"\n"
     MAX_LENGTH = MAX_LINE + 1  # the CR counts here
@@ -68,11 +68,11 @@ class LineServer(LineReceiver):
         pass  # connectionLost follows
 
     def connectionLost(self, reason):
-        self.clearLineBuffer()  # nobody waits for these any more
+        self.clearLineBuffer()  # nobody waits for their replies
 
 
 class Body(Protocol):
-    """readBody, but with a limit, and with a timeout that hangs up."""
+    """readBody with a limit, and a timeout that closes the connection."""
 
     def __init__(self):
         self.data = b""
@@ -99,12 +99,12 @@ def read_body(response):
 
 
 def timed_out(*_):
-    """What Deferred.addTimeout() is to raise."""
+    """Raise the error of Deferred.addTimeout()."""
     raise FetchError("upstream timed out")
 
 
 def reason(failure):
-    """What the client is told about a fetch that failed."""
+    """Return the reason that the client gets for a failed fetch."""
     if failure.check(ResponseFailed):
         failure = failure.value.reasons[0]
         if failure.check(net.ConnectionDone, net.ConnectionLost):
