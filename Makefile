@@ -86,8 +86,8 @@ $(BUILD)/peers/processes: $(addprefix $(BUILD)/bench/peers/,processes.o \
 		peer.o) $(BUILD)/fetch.o $(LIB)
 	$(LINK) $(call pkg,--libs,libcurl)
 
-# Without modules, and with nothing in the home directory. The go command wants
-# an absolute path, in which a checkout may have a blank.
+# Without modules, and with the cache here and not in the home directory. Its
+# path must be absolute, and may have a blank.
 GO_COMMAND = GO111MODULE=off GOFLAGS= \
 	GOCACHE="$$(realpath $(BUILD))/go-cache" go
 $(BUILD)/peers/goroutines: bench/peers/goroutines.go
@@ -141,16 +141,16 @@ LINT_FLAGS = -std=c11 -D_POSIX_C_SOURCE=200809L $(call pkg,--cflags,\
 QUEUE_H = $(shell $(CC) -M -include sys/queue.h -xc /dev/null | \
 	tr ' ' '\n' | grep queue.h)
 
-# $(call found,LIST): what a list holds, which must be something.
+# $(call found,LIST): a list, which must not be empty.
 found = $(or $($(1)),$(error make lint finds no $(1)))
 
-# $(call need,COMMAND,GROUP): a line of a recipe; in one line, how to get it.
+# $(call need,COMMAND,GROUP): a line of a recipe that says how to get COMMAND.
 need = @command -v $(1) >/dev/null || { echo "make lint: $(1) is missing:\
 	run scripts/install-deps $(2)" >&2; exit 1; }
 
 .PHONY: lint lint-python lint-go lint-javascript
-# Debian's own, whatever python3 the PATH finds first. Scripts apart, because
-# one of them may be called like a module.
+# Debian's own, whatever python3 is first on the PATH. mypy takes scripts apart
+# from modules, because one may have the name of the other.
 lint-python:
 	$(call need,/usr/bin/flake8,check)
 	$(call need,/usr/bin/mypy,check)
