@@ -15,6 +15,7 @@
 #include <ctype.h>
 #include <curl/curl.h>
 #include <errno.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -62,6 +63,22 @@ struct fetcher {
     unsigned handle_count;
     struct slots slots; /* who has which handle */
 };
+
+/*
+ * calloc for libcurl, which calls it five times a request. glibc's own takes
+ * its arena's lock each time before 2.41, where malloc has a cache for each
+ * thread; and threads that wait for that lock form convoys, see docs/bench.md.
+ * Called through a pointer, or the compiler makes calloc of it again.
+ */
+static void *allocate_zeroed(size_t count, size_t size)
+{
+    static void *(*volatile allocate)(size_t) = malloc;
+
+    if (size != 0 && count > SIZE_MAX / size)
+        return NULL;
+    void *data = allocate(count * size);
+    return data != NULL ? memset(data, 0, count * size) : NULL;
+}
 
 /* libcurl's write callback: takes the body. With CURLOPT_HEADER it sees each
  * line of the head as well, before libcurl stores it. */
@@ -463,7 +480,8 @@ struct fetcher *fetcher_create(const struct fetch_options *options,
                                const char **error)
 {
     *error = "libcurl does not start";
-    if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
+    if (curl_global_init_mem(CURL_GLOBAL_DEFAULT, malloc, free, realloc,
+                             strdup, allocate_zeroed) != CURLE_OK)
         return NULL;
 
     *error = "out of memory";
