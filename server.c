@@ -6,7 +6,7 @@
  *
  * SPDX-License-Identifier: MIT
  */
-#define _GNU_SOURCE /* accept4, pipe2, SCHED_BATCH */
+#define _GNU_SOURCE /* accept4, pipe2 */
 #include "fetch.h"
 #include "lib/clock.h"
 #include "lib/connections.h"
@@ -17,6 +17,7 @@
 #include "lib/log.h"
 #include "lib/options.h"
 #include "lib/reply.h"
+#include "lib/schedule.h"
 #include "lib/stats.h"
 
 #include <errno.h>
@@ -310,8 +311,10 @@ static int start(struct server *server)
     if (status != 0)
         return status;
 
-    int error =
-        connections_init(&server->connections, server->limits.connections);
+    int error = schedule_in_turn();
+    if (error != 0)
+        log_line("warning: cannot set SCHED_BATCH: %s", strerror(error));
+    error = connections_init(&server->connections, server->limits.connections);
     if (error == 0)
         error = pthread_attr_init(&server->thread_attr);
     if (error == 0)
