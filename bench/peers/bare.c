@@ -1,444 +1,337 @@
-/* SPDX-License-Identifier: MIT */
 /*
- * bare.c: a thread per connection, as in server.c, but on sockets alone: no
- * libcurl, the few lines of HTTP/1.1 that this needs are here. The limit:
- * what the model costs when the HTTP client costs next to nothing.
- * Run: build/peers/bare --listen HOST:PORT --upstream URL [--no-keepalive]
- * Keep in your head: one thread, one client, one upstream connection, so all
- * of this reads top to bottom; what you save in libcurl you owe in RFC 9112.
+ * bare.c - a thread per connection, on sockets alone
+ *
+ * The model of server.c without libcurl: what the model itself costs.
+ *     build/peers/bare --listen HOST:PORT --upstream URL [--no-keepalive]
+ *
+ * Keep in your head: a thread has one client and one upstream connection, so
+ * all of this reads from top to bottom. What you save in libcurl you owe in
+ * RFC 9112.
+ *
+ * SPDX-License-Identifier: MIT
  */
-#define _GNU_SOURCE /* memmem, strcasestr */
+#include "../../lib/clock.h"
+#include "../../lib/lines.h"
+#include "../../lib/listen.h"
+#include "../../lib/response.h"
 #include "peer.h"
 
 #include <ctype.h>
 #include <errno.h>
 #include <netdb.h>
-#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <sys/time.h>
-#include <time.h>
 #include <unistd.h>
 
-enum {
-    MAX_HEAD = 65536, /* bytes of a response's status line and header */
-    STACK_SIZE = 128 * 1024,
-    REASON_SIZE = 64
-};
+#define STACK_SIZE (128 * 1024)
+#define PIECE_SIZE 4096 /* most bytes of a response received at once */
+#define MAX_HEAD_LINE (64 * 1024) /* in a response's head, in bytes */
 
-/* The one upstream, taken apart at the start; read by all threads. */
-struct upstream {
-    char authority[256]; /* HOST:PORT, as the URL has it */
-    char target[2048];   /* PATH?text= */
+/* The upstream, taken from its URL at the start. All threads read it. */
+struct origin {
     struct addrinfo *address;
     bool keepalive;
+    char before[2048]; /* of a request: what comes before the text */
+    char after[512];   /* and what comes after it */
 };
 
-/* A thread's connection to it. Request and response share the buffer. */
-struct exchange {
-    const struct upstream *upstream;
-    int fd;      /* -1: none */
-    bool reuse;  /* for one more fetch: the response allows it */
-    bool at_end; /* the upstream has closed it in good order */
-    time_t deadline;
-    char *data;
-    size_t len;
-    size_t size;
-    char reason[REASON_SIZE];
+/* A client and its thread's connection to the upstream. */
+struct bare_connection {
+    const struct origin *origin;
+    int client;
+    int upstream; /* -1: none */
+    struct reader reader;
+    struct buffer reply;
+    struct response response;
+    struct buffer head_line; /* as far as it has come */
+    bool begun;              /* a byte of the response has come */
+    bool closing;            /* the upstream closes after this response */
 };
 
-struct connection {
-    int fd;
-    const struct upstream *upstream;
-};
-
-static const char closed_early[] = "upstream closed early";
-static const char timed_out[] = "upstream timed out";
-static const char bad_http[] = "upstream sent bad HTTP";
-static const char too_large[] = "upstream body too large";
-static const char refused[] = "upstream refused";
-static const char no_memory[] = "out of memory";
-
-/* The seconds of a clock that nobody sets; a fetch's deadline needs no more.
- */
-static time_t now(void)
+/* Closes the connection to the upstream, if there is one. */
+static void hang_up(struct bare_connection *c)
 {
-    struct timespec time;
-
-    return clock_gettime(CLOCK_MONOTONIC, &time) == 0 ? time.tv_sec : 0;
+    if (c->upstream >= 0)
+        close(c->upstream);
+    c->upstream = -1;
 }
 
-static void hang_up(struct exchange *x)
+/* Connects to the upstream. No wait on that connection is longer than a fetch
+ * may be. */
+static enum reason dial(struct bare_connection *c)
 {
-    if (x->fd != -1)
-        (void)close(x->fd); /* nothing of ours is still to be sent */
-    x->fd = -1;
+    const struct timeval timeout = {.tv_sec = PEER_FETCH_MS / 1000};
+    const struct addrinfo *address = c->origin->address;
+    const int on = 1;
+
+    c->upstream = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (c->upstream < 0 ||
+        setsockopt(c->upstream, SOL_SOCKET, SO_RCVTIMEO, &timeout,
+                   sizeof timeout) != 0 ||
+        setsockopt(c->upstream, SOL_SOCKET, SO_SNDTIMEO, &timeout,
+                   sizeof timeout) != 0 ||
+        setsockopt(c->upstream, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) != 0)
+        return REASON_FAILED;
+    if (connect(c->upstream, address->ai_addr, address->ai_addrlen) == 0)
+        return REASON_NONE;
+    if (errno == EADDRNOTAVAIL)
+        return REASON_NO_PORT;
+    return errno == EINPROGRESS ? REASON_TIMED_OUT : REASON_REFUSED;
 }
 
-/* Makes room for more bytes behind the ones there are. */
-static bool reserve(struct exchange *x, size_t more)
-{
-    if (x->data != NULL && x->size - x->len >= more)
-        return true;
-    size_t size = x->size * 2 > x->len + more ? x->size * 2 : x->len + more;
-    char *data = realloc(x->data, size);
-    if (data == NULL)
-        return false;
-    x->data = data;
-    x->size = size;
-    return true;
-}
-
-/* Each wait on this connection is bounded, that for connect() included. */
-static const char *dial(struct exchange *x)
-{
-    static const struct timeval limit = {.tv_sec = FETCH_SECONDS};
-    static const int on = 1;
-    const struct addrinfo *to = x->upstream->address;
-
-    x->fd = socket(to->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (x->fd == -1)
-        return "upstream failed";
-    if (setsockopt(x->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) ||
-        setsockopt(x->fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit) ||
-        setsockopt(x->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on))
-        return "upstream failed";
-    if (connect(x->fd, to->ai_addr, to->ai_addrlen) == 0)
-        return NULL;
-    return errno == EINPROGRESS ? timed_out : refused;
-}
-
-/* Writes the request for a line into the buffer: an unreserved byte as is. */
-static const char *write_request(struct exchange *x, const char *line,
-                                 size_t len)
+/* Writes the request to where the reply will be. Returns false when memory is
+ * short. */
+static bool write_request(struct bare_connection *c, const struct line *line)
 {
     static const char hex[] = "0123456789ABCDEF";
-    const struct upstream *up = x->upstream;
+    const struct origin *origin = c->origin;
+    struct buffer *request = &c->reply;
 
-    x->len = 0;
-    if (!reserve(x, 3 * len + sizeof up->target + sizeof up->authority + 64))
-        return no_memory;
-    char *out = stpcpy(stpcpy(x->data, "GET "), up->target);
-    for (size_t i = 0; i < len; i++) {
-        unsigned char byte = (unsigned char)line[i];
+    request->len = 0;
+    bool ok = buffer_append(request, origin->before, strlen(origin->before));
+    for (size_t i = 0; i < line->len && ok; i++) {
+        unsigned char byte = (unsigned char)line->text[i];
+        const char escaped[] = {'%', hex[byte >> 4], hex[byte & 15]};
 
-        if (isalnum(byte) || memchr("-._~", byte, 4) != NULL) {
-            *out++ = (char)byte;
-        } else {
-            *out++ = '%';
-            *out++ = hex[byte >> 4];
-            *out++ = hex[byte & 15];
-        }
+        if (isalnum(byte) || memchr("-._~", byte, 4) != NULL)
+            ok = buffer_append(request, &byte, 1);
+        else
+            ok = buffer_append(request, escaped, sizeof escaped);
     }
-    out = stpcpy(stpcpy(out, " HTTP/1.1\r\nHost: "), up->authority);
-    out = stpcpy(out,
-                 up->keepalive ? "\r\n\r\n" : "\r\nConnection: close\r\n\r\n");
-    x->len = (size_t)(out - x->data);
-    return NULL;
+    return ok && buffer_append(request, origin->after, strlen(origin->after));
 }
 
-/* One recv() more of the response. At its end: closed_early. */
-static const char *receive(struct exchange *x)
+/* Takes a line of the head, whole or in pieces. An upstream that announces the
+ * close in another way costs a second attempt, see fetch_line. */
+static enum reason take_head(struct bare_connection *c, const char *data,
+                             size_t len)
 {
-    if (x->len > MAX_BODY + MAX_HEAD)
-        return too_large;
-    if (!reserve(x, 2048))
-        return no_memory;
-    /* One byte stays free, for the LF of a reply. */
-    ssize_t n = recv(x->fd, x->data + x->len, x->size - x->len - 1, 0);
-    if (n > 0) {
-        x->len += (size_t)n;
-        return now() > x->deadline ? timed_out : NULL;
-    }
-    if (n == -1 && (errno == EAGAIN || errno == EWOULDBLOCK))
-        return timed_out;
-    x->at_end = n == 0;
-    return closed_early;
+    static const char close_field[] = "Connection: close\r\n";
+    struct buffer *line = &c->head_line;
+
+    if (line->len + len > MAX_HEAD_LINE)
+        return REASON_BAD_HTTP;
+    if (!buffer_append(line, data, len))
+        return REASON_NO_MEMORY;
+    if (data[len - 1] != '\n')
+        return REASON_NONE;
+    if (line->len == strlen(close_field) &&
+        strncasecmp(line->data, close_field, line->len) == 0)
+        c->closing = true;
+    len = line->len;
+    line->len = 0;
+    return response_take(&c->response, line->data, len);
 }
 
-/* A field's value in the header (which ends with a NUL), or NULL. */
-static const char *field(const char *header, const char *name)
+/* Takes what has come of the response: its head line by line, then the body,
+ * which goes to the reply. */
+static enum reason take_piece(struct bare_connection *c, const char *data,
+                              size_t len)
 {
-    const char *found = strcasestr(header, name);
+    enum reason reason = REASON_NONE;
 
-    return found == NULL ? NULL : found + strlen(name);
+    while (len > 0 && reason == REASON_NONE) {
+        if (response_has_head(&c->response))
+            return response_take(&c->response, data, len);
+        const char *lf = memchr(data, '\n', len);
+        size_t used = lf != NULL ? (size_t)(lf - data) + 1 : len;
+        reason = take_head(c, data, used);
+        data += used;
+        len -= used;
+    }
+    return reason;
 }
 
-/*
- * Takes the chunks' framing out of the body, which starts at *end, while the
- * rest of it comes in; then *end is where the body ends.
- */
-static const char *receive_chunks(struct exchange *x, size_t *end)
+/* Receives the response to the request that was sent. */
+static enum reason read_response(struct bare_connection *c, long long deadline)
 {
-    size_t at = *end; /* where the framing goes on */
-    size_t need = 0;  /* bytes from there on; 0: as far as a line's end */
+    struct response *response = &c->response;
+    enum reason reason = REASON_NONE;
+    char piece[PIECE_SIZE];
 
-    for (;;) {
-        char *next = x->data + at;
-        char *lf = memchr(next, '\n', x->len - at);
-
-        if (need == 0 ? lf == NULL : x->len - at < need) {
-            /* Close the gap first: only the body itself takes up room. */
-            memmove(x->data + *end, next, x->len - at);
-            x->len -= at - *end;
-            at = *end;
-            const char *error = receive(x);
-            if (error != NULL)
-                return error;
-        } else if (need == 0) {
-            if (!isxdigit((unsigned char)*next))
-                return bad_http;
-            unsigned long size = strtoul(next, NULL, 16);
-            if (size > MAX_BODY)
-                return too_large;
-            at = (size_t)(lf + 1 - x->data);
-            need = size + 2;
-        } else {
-            if (memcmp(next + need - 2, "\r\n", 2) != 0) {
-                /* A trailer may follow the last chunk: it is of no use. */
-                x->reuse = false;
-                return need == 2 ? NULL : bad_http;
-            }
-            if (need == 2) {
-                x->reuse = x->reuse && at + need == x->len;
-                return NULL;
-            }
-            memmove(x->data + *end, next, need - 2);
-            *end += need - 2;
-            at += need;
-            need = 0;
-        }
+    reply_begin(&c->reply);
+    response_begin(response, &c->reply, PEER_MAX_BODY);
+    c->head_line.len = 0;
+    c->closing = !c->origin->keepalive;
+    while (reason == REASON_NONE && response->state != COMPLETE) {
+        ssize_t n = recv(c->upstream, piece, sizeof piece, 0);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n == 0 && response_is_complete(response))
+            break; /* the end of a body without a length */
+        if (n <= 0)
+            return n < 0 && errno == EAGAIN ? REASON_TIMED_OUT
+                                            : REASON_CLOSED_EARLY;
+        c->begun = true;
+        if (clock_ms() > deadline)
+            return REASON_TIMED_OUT;
+        reason = take_piece(c, piece, (size_t)n);
     }
+    if ((reason == REASON_NONE || reason == REASON_TOO_LARGE) &&
+        response->status / 100 != 2)
+        reason = REASON_RETURNED;
+    return reason;
 }
 
-/* Receives up to the end of the header; *head is its length. */
-static const char *receive_header(struct exchange *x, size_t *head)
+/* Returns whether one more request may be sent on the upstream connection. */
+static bool is_reusable(const struct bare_connection *c, enum reason reason)
 {
-    const char *error = NULL;
-
-    for (;;) {
-        if (memcmp(x->data, "HTTP/1.", x->len < 7 ? x->len : 7) != 0)
-            return bad_http;
-        char *end = memmem(x->data, x->len, "\r\n\r\n", 4);
-        if (end != NULL) {
-            end[2] = '\0';
-            *head = (size_t)(end + 4 - x->data);
-            return NULL;
-        }
-        if (x->len > MAX_HEAD)
-            return bad_http;
-        error = receive(x);
-        if (error != NULL)
-            return error;
-    }
-}
-
-/* The response to the request just sent; its body is data[*body..*end). */
-static const char *read_response(struct exchange *x, size_t *body, size_t *end)
-{
-    const char *error = NULL;
-    const char *value;
-    char *rest;
-    long status;
-
-    x->len = 0;
-    x->at_end = false;
-    for (;;) {
-        error = receive_header(x, body);
-        if (error != NULL)
-            return error;
-        status = strtol(x->data + strlen("HTTP/1.1"), NULL, 10);
-        if (status < 100 || status > 199)
-            break;
-        x->len -= *body; /* an interim answer: the real one follows */
-        memmove(x->data, x->data + *body, x->len);
-    }
-    if (status == 0)
-        return bad_http;
-    if (status < 200 || status > 299) {
-        (void)snprintf(x->reason, sizeof x->reason, "upstream returned %03ld",
-                       status);
-        return x->reason;
-    }
-    *end = *body;
-    value = field(x->data, "\r\nConnection:");
-    x->reuse = x->upstream->keepalive && x->data[7] == '1' &&
-               (value == NULL || strncasecmp(value, " close", 6) != 0);
-    if (field(x->data, "\r\nTransfer-Encoding:") != NULL)
-        return receive_chunks(x, end);
-    value = status == 204 ? "0\r" : field(x->data, "\r\nContent-Length:");
-    if (value == NULL) {
-        x->reuse = false; /* the body's end is the connection's */
-        while (error == NULL)
-            error = receive(x);
-        *end = x->len;
-        return x->at_end ? NULL : error;
-    }
-    unsigned long length = strtoul(value, &rest, 10);
-    if (rest == value || *rest != '\r')
-        return bad_http;
-    if (length > MAX_BODY)
-        return too_large;
-    *end += length;
-    while (error == NULL && x->len < *end)
-        error = receive(x);
-    x->reuse = x->reuse && x->len == *end;
-    return error;
+    return (reason == REASON_NONE || reason == REASON_RETURNED) &&
+           c->response.state == COMPLETE && !c->response.surplus &&
+           !c->closing;
 }
 
 /*
- * Asks the upstream about a line: NULL and the body in data[*body..*end), or
- * the reason why not. A connection left over from the last fetch may have
- * been closed meanwhile; then, and only then, it is tried once more.
+ * Fetches URL?text=LINE and appends the body to the reply. A connection kept
+ * from the last fetch may be closed by now; then, and only then, asks again.
  */
-static const char *fetch(struct exchange *x, const char *line, size_t len,
-                         size_t *body, size_t *end)
+static enum reason fetch_line(struct bare_connection *c,
+                              const struct line *line)
 {
-    const char *error;
-    bool again;
+    long long deadline = clock_ms() + PEER_FETCH_MS;
+    enum reason reason;
+    bool kept;
 
-    x->deadline = now() + FETCH_SECONDS;
     do {
-        again = x->fd != -1;
-        error = write_request(x, line, len);
-        if (error == NULL && x->fd == -1)
-            error = dial(x);
-        if (error == NULL && !send_all(x->fd, x->data, x->len)) {
-            error = errno == EAGAIN ? timed_out : closed_early;
-            x->len = 0;
-        } else if (error == NULL) {
-            error = read_response(x, body, end);
-        }
-        if (error != NULL || !x->reuse)
-            hang_up(x);
-    } while (again && error == closed_early && x->len == 0);
-    return error;
+        kept = c->upstream >= 0;
+        c->begun = false;
+        reason = kept ? REASON_NONE : dial(c);
+        if (reason == REASON_NONE && !write_request(c, line))
+            reason = REASON_NO_MEMORY;
+        if (reason == REASON_NONE &&
+            !peer_send(c->upstream, c->reply.data, c->reply.len))
+            reason = errno == EAGAIN ? REASON_TIMED_OUT : REASON_CLOSED_EARLY;
+        if (reason == REASON_NONE)
+            reason = read_response(c, deadline);
+        if (!is_reusable(c, reason))
+            hang_up(c);
+    } while (kept && reason == REASON_CLOSED_EARLY && !c->begun);
+    return reason;
 }
 
-/* Reads a line, fetches, writes the reply: until the client has no more. */
-static void serve_connection(int fd, const struct upstream *upstream)
+/* Reads a line, fetches, writes the reply, until the client has no more. */
+static void serve_connection(struct bare_connection *c)
 {
-    struct exchange x = {.upstream = upstream, .fd = -1};
-    struct lines in;
-    char *line;
-    size_t len;
+    struct line line;
 
-    lines_init(&in);
-    for (;;) {
-        enum line got = read_line(&in, fd, &line, &len);
-        const char *error = "line too long";
-        char reply[REASON_SIZE + sizeof "error: \n"];
-        size_t body = 0;
-        size_t end = 0;
+    while (read_line(&c->reader, &line)) {
+        enum reason reason = line.reason;
 
-        if (got == LINE_NONE)
-            break;
-        if (got == LINE_READY)
-            error = fetch(&x, line, len, &body, &end);
-        if (error == NULL) {
-            /* The header has been read; its last bytes make way. */
-            end = body + flatten(x.data + body, end - body);
-            body -= strlen("echo: ");
-            memcpy(x.data + body, "echo: ", strlen("echo: "));
-            x.data[end++] = '\n';
-            if (!send_all(fd, x.data + body, end - body))
-                break;
-        } else {
-            int n = snprintf(reply, sizeof reply, "error: %s\n", error);
-            if (n < 0 || !send_all(fd, reply, (size_t)n))
-                break;
-        }
+        if (reason == REASON_NONE)
+            reason = fetch_line(c, &line);
+        reply_finish(&c->reply, reason, c->response.status);
+        if (!peer_send(c->client, c->reply.data, c->reply.len))
+            return;
+        reply_shrink(&c->reply);
     }
-    hang_up(&x);
-    free(x.data);
 }
 
-static void *connection_thread(void *argument)
+/* Frees a connection but does not close its client's descriptor. */
+static void free_connection(struct bare_connection *c)
 {
-    struct connection connection = *(struct connection *)argument;
+    hang_up(c);
+    reader_free(&c->reader);
+    free(c->reply.data);
+    free(c->head_line.data);
+    free(c);
+}
 
-    free(argument);
-    serve_connection(connection.fd, connection.upstream);
-    (void)close(connection.fd); /* all is sent, or the client is gone */
+/* The thread of one connection. It is detached: nobody waits for it. */
+static void *connection_thread(void *arg)
+{
+    struct bare_connection *c = arg;
+    int client = c->client;
+
+    serve_connection(c);
+    free_connection(c);
+    close(client);
     return NULL;
 }
 
-/* Gives a client a thread of its own, or tells it why not. */
-static void start_connection(int fd, const struct upstream *upstream,
-                             const pthread_attr_t *attributes)
+/* Starts a detached thread for the client, or rejects it. */
+static void start_connection(int client, const struct origin *origin,
+                             const pthread_attr_t *attr)
 {
-    static const char sorry[] = "error: cannot start a thread\n";
-    struct connection *connection = malloc(sizeof *connection);
+    struct bare_connection *c = calloc(1, sizeof *c);
     pthread_t thread;
 
-    if (connection != NULL) {
-        connection->fd = fd;
-        connection->upstream = upstream;
-        if (pthread_create(&thread, attributes, connection_thread,
-                           connection) == 0)
-            return;
+    if (c == NULL) {
+        peer_reject(client, REASON_NO_MEMORY);
+        return;
     }
-    free(connection);
-    if (!send_all(fd, sorry, strlen(sorry)))
-        complain("client", errno);
-    (void)close(fd);
+    c->origin = origin;
+    c->client = client;
+    c->upstream = -1;
+    bool ok = reader_init(&c->reader, client, PEER_MAX_LINE, 0, 0) &&
+              reply_init(&c->reply);
+    if (ok && pthread_create(&thread, attr, connection_thread, c) == 0)
+        return;
+    free_connection(c);
+    peer_reject(client, ok ? REASON_NO_THREAD : REASON_NO_MEMORY);
 }
 
-/* Takes http://HOST[:PORT][/PATH][?QUERY] apart and resolves the host, once.
- */
-static bool parse_url(const char *url, struct upstream *up)
+/* Takes http://HOST[:PORT][/PATH][?QUERY] to pieces and resolves the host,
+ * once. Returns false when that cannot be done. */
+static bool set_origin(struct origin *origin, const char *url)
 {
     static const char scheme[] = "http://";
     const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
-    char address[sizeof up->authority];
-    char standard[] = "80";
-    char *port = standard;
-    char *host;
+    char address[HOST_SIZE + 16], host[HOST_SIZE];
+    const char *port;
 
     if (strncasecmp(url, scheme, strlen(scheme)) != 0)
         return false;
     url += strlen(scheme);
-    size_t len = strcspn(url, "/?#");
+    int len = (int)strcspn(url, "/?#");
     const char *path = url + len;
     int path_len = (int)strcspn(path, "#");
-    if (len >= sizeof address || path_len > 2000)
+    int before =
+        snprintf(origin->before, sizeof origin->before,
+                 "GET %s%.*s%ctext=", *path == '/' ? "" : "/", path_len, path,
+                 memchr(path, '?', (size_t)path_len) != NULL ? '&' : '?');
+    int after = snprintf(origin->after, sizeof origin->after,
+                         " HTTP/1.1\r\nHost: %.*s\r\n%s\r\n", len, url,
+                         origin->keepalive ? "" : "Connection: close\r\n");
+    if (before >= (int)sizeof origin->before ||
+        after >= (int)sizeof origin->after || len >= HOST_SIZE)
         return false;
-    memcpy(address, url, len);
-    address[len] = '\0';
-    (void)stpcpy(up->authority, address); /* as large as address */
-    int n = snprintf(up->target, sizeof up->target,
-                     "%s%.*s%stext=", *path == '/' ? "" : "/", path_len, path,
-                     memchr(path, '?', (size_t)path_len) ? "&" : "?");
-    return n > 0 && (size_t)n < sizeof up->target &&
-           split_address(address, &host, &port) &&
-           getaddrinfo(host, port, &hints, &up->address) == 0;
+
+    snprintf(address, sizeof address, "%.*s", len, url);
+    if (!split_address(address, host, &port)) {
+        snprintf(address, sizeof address, "%.*s:80", len, url);
+        if (!split_address(address, host, &port))
+            return false;
+    }
+    return getaddrinfo(host, port, &hints, &origin->address) == 0;
 }
 
 int main(int argc, char **argv)
 {
-    const struct peer peer = read_options("bare", argc, argv);
-    struct upstream upstream = {.keepalive = peer.keepalive};
-    pthread_attr_t attributes;
+    const struct peer peer = peer_start("bare", argc, argv);
+    struct origin origin = {.keepalive = peer.keepalive};
+    pthread_attr_t attr;
 
-    if (!parse_url(peer.upstream, &upstream)) {
-        (void)fprintf(stderr, "bare: cannot use %s\n", peer.upstream);
+    if (!set_origin(&origin, peer.upstream)) {
+        fprintf(stderr, "bare: --upstream: not http://HOST[:PORT]/PATH, or "
+                        "not found\n");
         return 2;
     }
-    int error = pthread_attr_init(&attributes);
+    int error = pthread_attr_init(&attr);
     if (error == 0)
-        error =
-            pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+        error = pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     if (error == 0)
-        error = pthread_attr_setstacksize(&attributes, STACK_SIZE);
+        error = pthread_attr_setstacksize(&attr, STACK_SIZE);
     if (error != 0) {
-        complain("bare: thread attributes", error);
+        peer_complain("bare: cannot start", error);
         return 1;
     }
-    int listener = start_listening(&peer);
+    int listener = peer_listen(&peer, 0);
     for (;;)
-        start_connection(accept_client(listener), &upstream, &attributes);
+        start_connection(peer_accept(listener), &origin, &attr);
 }

@@ -1,12 +1,18 @@
-/* SPDX-License-Identifier: MIT */
 /*
- * events.c: one thread and an event loop (libevent) that libcurl's multi
- * interface lives in as well. Nothing blocks; what a thread keeps on its
- * stack is here a struct, and where it stands in its code is a state.
- * Run: build/peers/events --listen HOST:PORT --upstream URL [--no-keepalive]
+ * events.c - an event loop (libevent), with libcurl's multi interface in it
+ *
+ * One thread, and nothing blocks. What a thread keeps on its stack is a struct
+ * here, and its place in the code is a state:
+ *     build/peers/events --listen HOST:PORT --upstream URL [--no-keepalive]
+ *
  * Keep in your head: what each state waits for, every order in which events
  * can come, and who may free the connection that you hold a pointer to.
+ *
+ * SPDX-License-Identifier: MIT
  */
+#include "../../lib/lines.h"
+#include "../../lib/listen.h"
+#include "../../lib/response.h"
 #include "peer.h"
 
 #include <curl/curl.h>
@@ -14,98 +20,67 @@
 #include <event2/event.h>
 #include <event2/event_struct.h>
 #include <event2/listener.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { MAX_HEAD = 65536, MAX_IDLE = 4096 };
+#define MAX_IDLE 4096L        /* upstream connections that are kept */
+#define PAUSE_US (100 * 1000) /* when descriptors or memory have run out */
 
-struct server {
+/* One process is one loop. */
+struct loop {
     struct event_base *base;
     struct evconnlistener *listener;
-    struct event accept_again; /* a timer, while accepting is paused */
+    struct event accept_again; /* a timer, pending while accepting is paused */
     CURLM *multi;
     struct event timer; /* libcurl's */
-    const char *url;    /* where to connect, and */
-    char target[2048];  /* what to ask for there: PATH?text= */
-    struct curl_slist *headers;
+    CURLU *url;
+    struct buffer target; /* of a request: path and query up to the text */
+    struct curl_slist *headers; /* NULL where upstream connections are kept */
 };
 
-struct connection {
-    struct server *server;
+/* A client, and how far it has got. */
+struct loop_connection {
+    struct loop *loop;
     int fd;
-    enum { WAITING, FETCHING, SENDING } state;
-    struct event readable; /* pending, but for a full buffer or its end */
+    enum { READING, FETCHING, SENDING } state;
+    struct event readable; /* pending, unless input came while not READING */
     struct event writable; /* pending while the client does not read */
-    struct lines *in;
+    struct lines lines;
+    bool ended; /* the client will send no more */
     CURL *easy; /* NULL before the first fetch */
     char message[CURL_ERROR_SIZE];
-    size_t head;         /* bytes of header that came from the upstream */
-    const char *stopped; /* why we ended this fetch, or NULL */
-    char *reply;
-    size_t len; /* of the reply */
-    size_t size;
-    size_t sent;
+    struct response response; /* to the fetch that is running */
+    enum reason reason;       /* why we ended it, or REASON_NONE */
+    struct buffer reply;
+    size_t sent; /* bytes of it */
 };
 
-/* Frees a connection in any state, half made ones too. */
-static void close_connection(struct connection *c)
+/* Closes and frees a connection that is not FETCHING. */
+static void close_connection(struct loop_connection *c)
 {
-    if (c->state == FETCHING &&
-        curl_multi_remove_handle(c->server->multi, c->easy) != CURLM_OK)
-        (void)fprintf(stderr, "events: a fetch cannot be stopped\n");
-    if (event_del(&c->readable) == -1 || event_del(&c->writable) == -1)
-        (void)fprintf(stderr, "events: an event cannot be removed\n");
+    if (event_del(&c->readable) != 0 || event_del(&c->writable) != 0)
+        fprintf(stderr, "events: cannot remove an event\n");
     curl_easy_cleanup(c->easy);
-    (void)close(c->fd); /* all is sent, or the client is gone */
-    free(c->reply);
-    free(c->in);
+    close(c->fd);
+    lines_free(&c->lines);
+    free(c->reply.data);
     free(c);
 }
 
-/* Appends to the reply; false: no memory. */
-static bool append(struct connection *c, const char *data, size_t len)
+/* Sends as much as the client takes. Returns false if that is not all: then
+ * on_writable goes on, or the client was gone and c is freed. */
+static bool send_more(struct loop_connection *c)
 {
-    if (len > c->size - c->len) {
-        size_t size = 2 * c->size + len;
-        char *larger = realloc(c->reply, size);
+    static const struct timeval limit = {.tv_sec = SEND_TIMEOUT_MS / 1000};
 
-        if (larger == NULL)
-            return false;
-        c->reply = larger;
-        c->size = size;
-    }
-    memcpy(c->reply + c->len, data, len);
-    c->len += len;
-    return true;
-}
-
-/* Makes an error the reply. There is always room for one. */
-static void set_error(struct connection *c, const char *reason, long status)
-{
-    int n = status == 0 ? snprintf(c->reply, c->size, "error: %s\n", reason)
-                        : snprintf(c->reply, c->size, "error: %s %03ld\n",
-                                   reason, status);
-
-    c->len = n > 0 ? (size_t)n : 0;
-}
-
-/* Sends as much as the client takes. False: not all, or it is gone. */
-static bool send_reply(struct connection *c)
-{
-    static const struct timeval limit = {.tv_sec = SEND_SECONDS};
-
-    while (c->sent < c->len) {
-        ssize_t n =
-            send(c->fd, c->reply + c->sent, c->len - c->sent, MSG_NOSIGNAL);
-
-        if (n == -1) {
-            bool full = errno == EAGAIN || errno == EWOULDBLOCK;
-            if (!full || event_add(&c->writable, &limit) == -1)
+    while (c->sent < c->reply.len) {
+        ssize_t n = send(c->fd, c->reply.data + c->sent,
+                         c->reply.len - c->sent, MSG_NOSIGNAL);
+        if (n < 0) {
+            if (errno != EAGAIN || event_add(&c->writable, &limit) != 0)
                 close_connection(c);
             return false;
         }
@@ -114,249 +89,277 @@ static bool send_reply(struct connection *c)
     return true;
 }
 
-/* libcurl's: a piece of the body. */
-static size_t on_body(char *data, size_t one, size_t len, void *connection)
+/* Sends the reply, made of the body or of the reason. Returns what send_more
+ * returns. */
+static bool send_reply(struct loop_connection *c, enum reason reason,
+                       long http_status)
 {
-    struct connection *c = connection;
-
-    if (c->len - strlen("echo: ") + len * one > MAX_BODY)
-        c->stopped = "upstream body too large";
-    else if (!append(c, data, len * one))
-        c->stopped = "out of memory";
-    return c->stopped == NULL ? len * one : CURL_WRITEFUNC_ERROR;
+    reply_finish(&c->reply, reason, http_status);
+    c->state = SENDING;
+    c->sent = 0;
+    return send_more(c);
 }
 
-/* libcurl's: a line of the header. */
-static size_t on_header(char *data, size_t one, size_t len, void *connection)
+/* libcurl's callback for both: a line of the head, a piece of the body. */
+static size_t on_piece(char *data, size_t size, size_t count, void *connection)
 {
-    struct connection *c = connection;
+    struct loop_connection *c = connection;
+    size_t len = size * count;
 
-    (void)data;
-    c->head += len * one;
-    if (c->head <= MAX_HEAD)
-        return len * one;
-    c->stopped = "upstream sent bad HTTP";
-    return CURL_WRITEFUNC_ERROR;
+    if (len > 0 && !response_has_head(&c->response) && data[len - 1] != '\n')
+        return len; /* the upstream cut it off: finish_fetch finds out */
+    if (len > 0)
+        c->reason = response_take(&c->response, data, len);
+    return c->reason == REASON_NONE ? len : CURL_WRITEFUNC_ERROR;
 }
 
-/* An easy handle with all that stays the same, or NULL. */
-static CURL *make_easy(struct connection *c)
+/* Makes an easy handle, with all that stays the same from fetch to fetch.
+ * Returns NULL when memory is short. */
+static CURL *make_easy(struct loop_connection *c)
 {
-    struct server *s = c->server;
+    struct loop *loop = c->loop;
     CURL *easy = curl_easy_init();
+    CURLcode rc = easy != NULL ? CURLE_OK : CURLE_OUT_OF_MEMORY;
 
-    if (easy == NULL || curl_easy_setopt(easy, CURLOPT_URL, s->url) ||
-        curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https") ||
-        curl_easy_setopt(easy, CURLOPT_HTTP_VERSION,
-                         (long)CURL_HTTP_VERSION_1_1) ||
-        curl_easy_setopt(easy, CURLOPT_NOPROXY, "*") ||
-        curl_easy_setopt(easy, CURLOPT_HTTPHEADER, s->headers) ||
-        curl_easy_setopt(easy, CURLOPT_FORBID_REUSE, s->headers ? 1L : 0L) ||
-        curl_easy_setopt(easy, CURLOPT_TIMEOUT, (long)FETCH_SECONDS) ||
-        curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L) ||
-        curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body) ||
-        curl_easy_setopt(easy, CURLOPT_WRITEDATA, c) ||
-        curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header) ||
-        curl_easy_setopt(easy, CURLOPT_HEADERDATA, c) ||
-        curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, c->message) ||
-        curl_easy_setopt(easy, CURLOPT_PRIVATE, c)) {
+#define SET(option, value)                                                    \
+    if (rc == CURLE_OK)                                                       \
+    rc = curl_easy_setopt(easy, option, value)
+
+    SET(CURLOPT_CURLU, loop->url);
+    SET(CURLOPT_PROTOCOLS_STR, "http,https");
+    SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    SET(CURLOPT_NOPROXY, "*"); /* whatever http_proxy says */
+    SET(CURLOPT_HTTPHEADER, loop->headers);
+    SET(CURLOPT_FORBID_REUSE, loop->headers != NULL ? 1L : 0L);
+    SET(CURLOPT_TIMEOUT_MS, (long)PEER_FETCH_MS);
+    SET(CURLOPT_NOSIGNAL, 1L);
+    /* What comes passes through lib/response, the chunks as they are. */
+    SET(CURLOPT_HTTP_TRANSFER_DECODING, 0L);
+    SET(CURLOPT_HEADERFUNCTION, on_piece);
+    SET(CURLOPT_HEADERDATA, c);
+    SET(CURLOPT_WRITEFUNCTION, on_piece);
+    SET(CURLOPT_WRITEDATA, c);
+    SET(CURLOPT_ERRORBUFFER, c->message);
+    SET(CURLOPT_PRIVATE, c);
+#undef SET
+
+    if (rc != CURLE_OK) {
         curl_easy_cleanup(easy);
         return NULL;
     }
     return easy;
 }
 
-/* Starts a fetch; false: no memory. */
-static bool start_fetch(struct connection *c, const char *line, size_t len)
+/* Sets the request target for this line; the reply lends it its room. Returns
+ * false when memory is short. */
+static bool set_target(struct loop_connection *c, const struct line *line)
 {
-    const char *target = c->server->target;
-    char *text = NULL;
+    struct buffer *target = &c->reply; /* libcurl copies it */
 
-    c->head = c->len = 0;
-    c->stopped = NULL;
-    c->message[0] = '\0';
+    target->len = 0;
+    bool ok = buffer_append(target, c->loop->target.data, c->loop->target.len);
+    if (line->len > 0) { /* curl_easy_escape takes 0 to mean strlen */
+        char *text = curl_easy_escape(c->easy, line->text, (int)line->len);
+        ok = ok && text != NULL && buffer_append(target, text, strlen(text));
+        curl_free(text);
+    }
+    return ok && buffer_append(target, "", 1) &&
+           curl_easy_setopt(c->easy, CURLOPT_REQUEST_TARGET, target->data) ==
+               CURLE_OK;
+}
+
+/* Starts a fetch, which finish_fetch ends. Returns REASON_NONE, or why it does
+ * not start. */
+static enum reason start_fetch(struct loop_connection *c,
+                               const struct line *line)
+{
     if (c->easy == NULL)
         c->easy = make_easy(c);
-    if (c->easy == NULL)
-        return false;
-    if (len > 0) { /* 0 would mean strlen() */
-        text = curl_easy_escape(c->easy, line, (int)len);
-        if (text == NULL)
-            return false;
-    }
-    /* The target goes where the reply will be: libcurl copies it. */
-    bool ok = append(c, target, strlen(target)) &&
-              append(c, text == NULL ? "" : text,
-                     text == NULL ? 1 : strlen(text) + 1) &&
-              curl_easy_setopt(c->easy, CURLOPT_REQUEST_TARGET, c->reply) ==
-                  CURLE_OK;
-    curl_free(text);
-    c->len = 0;
-    if (!ok || !append(c, "echo: ", strlen("echo: ")) ||
-        curl_multi_add_handle(c->server->multi, c->easy) != CURLM_OK)
-        return false;
+    if (c->easy == NULL || !set_target(c, line))
+        return REASON_NO_MEMORY;
+    reply_begin(&c->reply);
+    response_begin(&c->response, &c->reply, PEER_MAX_BODY);
+    c->reason = REASON_NONE;
+    c->message[0] = '\0';
+    if (curl_multi_add_handle(c->loop->multi, c->easy) != CURLM_OK)
+        return REASON_NO_MEMORY;
     c->state = FETCHING;
-    return true;
+    return REASON_NONE;
+}
+
+/* Cuts the next line, the last one too. Returns false when there is none. */
+static bool next_line(struct loop_connection *c, struct line *line)
+{
+    return lines_next(&c->lines, line) ||
+           (c->ended && lines_last(&c->lines, REASON_NONE, line));
 }
 
 /* Goes on with the next line, as far as that works without waiting. */
-static void advance(struct connection *c)
+static void advance(struct loop_connection *c)
 {
-    for (;;) {
-        char *line;
-        size_t len;
-        enum line got = next_line(c->in, &line, &len);
+    struct line line;
 
-        if (got == LINE_READY && start_fetch(c, line, len))
-            return;
-        if (got == LINE_NONE)
-            break;
-        set_error(c, got == LINE_READY ? "out of memory" : "line too long", 0);
-        c->state = SENDING;
-        c->sent = 0;
-        if (!send_reply(c))
+    reply_shrink(&c->reply);
+    while (next_line(c, &line)) {
+        enum reason reason = line.reason;
+
+        if (reason == REASON_NONE)
+            reason = start_fetch(c, &line);
+        if (reason == REASON_NONE || !send_reply(c, reason, 0))
             return;
     }
-    c->state = WAITING;
-    if (c->in->at_end || (!event_pending(&c->readable, EV_READ, NULL) &&
-                          event_add(&c->readable, NULL) == -1))
+    c->state = READING;
+    if (c->ended || (!event_pending(&c->readable, EV_READ, NULL) &&
+                     event_add(&c->readable, NULL) != 0))
         close_connection(c);
 }
 
 static void on_writable(evutil_socket_t fd, short what, void *connection)
 {
-    struct connection *c = connection;
+    struct loop_connection *c = connection;
 
     (void)fd;
     if ((what & EV_TIMEOUT) != 0)
         close_connection(c);
-    else if (send_reply(c))
+    else if (send_more(c))
         advance(c);
 }
 
 static void on_readable(evutil_socket_t fd, short what, void *connection)
 {
-    struct connection *c = connection;
-    size_t room = lines_room(c->in);
-    ssize_t n = recv(fd, c->in->data + c->in->end, room, 0);
+    struct loop_connection *c = connection;
+    struct line line;
+    size_t room;
 
     (void)what;
-    if (n > 0) {
-        c->in->end += (size_t)n;
-    } else if (n == 0) {
-        c->in->at_end = true;
-    } else if (errno != EAGAIN && errno != EWOULDBLOCK) {
+    if (c->state != READING) { /* one line at a time: it stays in the socket */
+        if (event_del(&c->readable) != 0)
+            fprintf(stderr, "events: cannot remove an event\n");
+        return;
+    }
+    char *data = lines_room(&c->lines, &room);
+    if (data == NULL) {
+        if (!lines_last(&c->lines, REASON_NO_MEMORY, &line) ||
+            send_reply(c, REASON_NO_MEMORY, 0))
+            advance(c);
+        return;
+    }
+    ssize_t n = recv(fd, data, room, 0);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    if (n < 0) {
         close_connection(c);
         return;
     }
-    if ((c->in->at_end || (size_t)n == room) && event_del(&c->readable) == -1)
-        close_connection(c);
-    else if (c->state == WAITING)
-        advance(c);
+    lines_add(&c->lines, (size_t)n);
+    c->ended = n == 0;
+    advance(c);
 }
 
-/* What the client is told about a failure. */
-static const char *reason(const struct connection *c, CURLcode result)
+/* Returns the reason for a fetch that libcurl ended with rc. */
+static enum reason failure_reason(const struct loop_connection *c, CURLcode rc)
 {
-    switch (result) {
+    switch (rc) {
+    case CURLE_OUT_OF_MEMORY:
+        return REASON_NO_MEMORY;
     case CURLE_COULDNT_CONNECT:
-        return "upstream refused";
+        return REASON_REFUSED;
     case CURLE_COULDNT_RESOLVE_HOST:
-        return "upstream not found";
+        return REASON_NOT_FOUND;
     case CURLE_OPERATION_TIMEDOUT:
-        return "upstream timed out";
+        return REASON_TIMED_OUT;
     case CURLE_GOT_NOTHING:
     case CURLE_PARTIAL_FILE:
     case CURLE_SEND_ERROR:
-        return "upstream closed early";
-    case CURLE_RECV_ERROR:
-        return strstr(c->message, "chunk") == NULL ? "upstream closed early"
-                                                   : "upstream sent bad HTTP";
+        return REASON_CLOSED_EARLY;
+    case CURLE_RECV_ERROR: /* a bad chunk, too; only the message tells */
+        return strstr(c->message, "chunk") == NULL ? REASON_CLOSED_EARLY
+                                                   : REASON_BAD_HTTP;
     case CURLE_UNSUPPORTED_PROTOCOL:
     case CURLE_WEIRD_SERVER_REPLY:
     case CURLE_BAD_CONTENT_ENCODING:
-        return "upstream sent bad HTTP";
+        return REASON_BAD_HTTP;
     default:
-        return "upstream failed";
+        return REASON_FAILED;
     }
 }
 
-/* A fetch has ended: makes the reply of it, sends that and goes on. */
-static void finish_fetch(struct connection *c, CURLcode result)
+/* A handle counts its retries on stale connections for as long as it lives and
+ * gives up at the sixth (until curl/curl#19066), so one that had to connect is
+ * dropped. A connection that is kept belongs to the multi handle. */
+static void drop_if_connected(struct loop_connection *c)
 {
-    const size_t prefix = strlen("echo: ");
-    const char *error = c->stopped;
-    long connects = 0;
-    long status = 0;
+    long connects;
 
-    if (error == NULL && result != CURLE_OK)
-        error = reason(c, result);
-    else if (curl_easy_getinfo(c->easy, CURLINFO_RESPONSE_CODE, &status) !=
-                 CURLE_OK ||
-             status / 100 == 2)
-        status = 0;
-    else
-        error = "upstream returned";
-    /* A handle counts its retries on stale connections for as long as it
-     * lives and gives up at the sixth (until curl/curl#19066), so that one
-     * that had to connect goes. The connection stays with the multi handle. */
-    if (curl_easy_getinfo(c->easy, CURLINFO_NUM_CONNECTS, &connects) ==
-            CURLE_OK &&
-        connects > 0 && c->server->headers == NULL) {
-        curl_easy_cleanup(c->easy);
-        c->easy = NULL;
-    }
-    c->len = prefix + flatten(c->reply + prefix, c->len - prefix);
-    if (error == NULL && !append(c, "\n", 1))
-        error = "out of memory";
-    if (error != NULL)
-        set_error(c, error, status);
-    c->state = SENDING;
-    c->sent = 0;
-    if (send_reply(c))
+    if (c->loop->headers != NULL ||
+        curl_easy_getinfo(c->easy, CURLINFO_NUM_CONNECTS, &connects) !=
+            CURLE_OK ||
+        connects == 0)
+        return;
+    curl_easy_cleanup(c->easy);
+    c->easy = NULL;
+}
+
+/* Sends the reply to a fetch that libcurl ended with rc, and goes on. */
+static void finish_fetch(struct loop_connection *c, CURLcode rc)
+{
+    const struct response *response = &c->response;
+    enum reason reason = c->reason;
+
+    if (reason == REASON_NONE && rc != CURLE_OK)
+        reason = failure_reason(c, rc);
+    else if (reason == REASON_NONE && !response_has_head(response))
+        reason = REASON_CLOSED_EARLY; /* libcurl takes that for no body */
+    else if (reason == REASON_NONE && !response_is_complete(response))
+        reason = REASON_BAD_HTTP;
+    if ((reason == REASON_NONE || reason == REASON_TOO_LARGE) &&
+        response->status / 100 != 2)
+        reason = REASON_RETURNED;
+    drop_if_connected(c);
+    if (send_reply(c, reason, response->status))
         advance(c);
 }
 
 /* Lets libcurl do what it can do now. */
-static void run_fetches(struct server *s, curl_socket_t fd, int what)
+static void run_fetches(struct loop *loop, curl_socket_t fd, int what)
 {
     int count;
 
-    if (curl_multi_socket_action(s->multi, fd, what, &count) != CURLM_OK)
-        (void)fprintf(stderr, "events: libcurl cannot go on\n");
+    if (curl_multi_socket_action(loop->multi, fd, what, &count) != CURLM_OK)
+        fprintf(stderr, "events: libcurl cannot go on\n");
     for (;;) {
-        CURLMsg *message = curl_multi_info_read(s->multi, &count);
+        CURLMsg *message = curl_multi_info_read(loop->multi, &count);
         if (message == NULL)
             return;
-        CURLcode result = message->data.result;
+        CURLcode rc = message->data.result;
         CURL *easy = message->easy_handle;
         char *connection;
         if (curl_easy_getinfo(easy, CURLINFO_PRIVATE, &connection) ==
                 CURLE_OK &&
-            curl_multi_remove_handle(s->multi, easy) == CURLM_OK)
-            finish_fetch((void *)connection, result);
+            curl_multi_remove_handle(loop->multi, easy) == CURLM_OK)
+            finish_fetch((void *)connection, rc);
     }
 }
 
-static void on_upstream(evutil_socket_t fd, short what, void *server)
+static void on_upstream(evutil_socket_t fd, short what, void *loop)
 {
-    run_fetches(server, fd,
-                (what & EV_READ ? CURL_CSELECT_IN : 0) |
-                    (what & EV_WRITE ? CURL_CSELECT_OUT : 0));
+    run_fetches(loop, fd,
+                ((what & EV_READ) != 0 ? CURL_CSELECT_IN : 0) |
+                    ((what & EV_WRITE) != 0 ? CURL_CSELECT_OUT : 0));
 }
 
-static void on_timer(evutil_socket_t fd, short what, void *server)
+static void on_timer(evutil_socket_t fd, short what, void *loop)
 {
     (void)fd;
     (void)what;
-    run_fetches(server, CURL_SOCKET_TIMEOUT, 0);
+    run_fetches(loop, CURL_SOCKET_TIMEOUT, 0);
 }
 
-/* libcurl's: tell me what comes from this socket. */
-static int watch_socket(CURL *easy, curl_socket_t fd, int what, void *server,
+/* libcurl's callback: asks for what comes from this socket. */
+static int watch_socket(CURL *easy, curl_socket_t fd, int what, void *arg,
                         void *known)
 {
-    struct server *s = server;
+    struct loop *loop = arg;
     struct event *watch = known;
     short events = EV_PERSIST;
 
@@ -369,126 +372,140 @@ static int watch_socket(CURL *easy, curl_socket_t fd, int what, void *server,
         events |= EV_READ;
     if ((what & CURL_POLL_OUT) != 0)
         events |= EV_WRITE;
-    watch = event_new(s->base, fd, events, on_upstream, s);
+    watch = event_new(loop->base, fd, events, on_upstream, loop);
     return watch != NULL && event_add(watch, NULL) == 0 &&
-                   curl_multi_assign(s->multi, fd, watch) == CURLM_OK
+                   curl_multi_assign(loop->multi, fd, watch) == CURLM_OK
                ? 0
                : -1;
 }
 
-/* libcurl's: tell me when so many milliseconds have passed. */
-static int set_timer(CURLM *multi, long ms, void *server)
+/* libcurl's callback: asks for on_timer after ms, or for none if -1. */
+static int set_timer(CURLM *multi, long ms, void *arg)
 {
-    struct server *s = server;
+    struct loop *loop = arg;
     const struct timeval after = {.tv_sec = ms / 1000,
                                   .tv_usec = ms % 1000 * 1000};
 
     (void)multi;
-    return ms == -1 ? evtimer_del(&s->timer) : evtimer_add(&s->timer, &after);
+    return ms == -1 ? evtimer_del(&loop->timer)
+                    : evtimer_add(&loop->timer, &after);
 }
 
+/* Takes over a client that was accepted. */
 static void on_client(struct evconnlistener *listener, evutil_socket_t fd,
-                      struct sockaddr *address, int len, void *server)
+                      struct sockaddr *address, int len, void *loop)
 {
-    static const int on = 1;
-    struct connection *c = calloc(1, sizeof *c);
+    struct loop_connection *c = calloc(1, sizeof *c);
 
     (void)listener;
     (void)address;
     (void)len;
     if (c == NULL) {
-        (void)close(fd); /* there is no memory to say so */
+        peer_reject(fd, REASON_NO_MEMORY);
         return;
     }
-    c->server = server;
+    c->loop = loop;
     c->fd = fd;
-    c->size = 256;
-    c->reply = malloc(c->size);
-    c->in = malloc(sizeof *c->in);
-    if (event_assign(&c->readable, c->server->base, fd, EV_READ | EV_PERSIST,
-                     on_readable, c) == -1 ||
-        event_assign(&c->writable, c->server->base, fd, EV_WRITE, on_writable,
-                     c) == -1 ||
-        c->reply == NULL || c->in == NULL ||
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) == -1) {
-        close_connection(c);
+    if (event_assign(&c->readable, c->loop->base, fd, EV_READ | EV_PERSIST,
+                     on_readable, c) == 0 &&
+        event_assign(&c->writable, c->loop->base, fd, EV_WRITE, on_writable,
+                     c) == 0 &&
+        lines_init(&c->lines, PEER_MAX_LINE) && reply_init(&c->reply)) {
+        advance(c);
         return;
     }
-    lines_init(c->in);
-    advance(c);
+    lines_free(&c->lines);
+    free(c->reply.data);
+    free(c);
+    peer_reject(fd, REASON_NO_MEMORY);
 }
 
-/* Where descriptors or memory are short: no client for the next 100 ms. */
-static void on_accept_error(struct evconnlistener *listener, void *server)
+/* Descriptors or memory have run out: pauses, or the loop would spin. */
+static void on_accept_error(struct evconnlistener *listener, void *arg)
 {
-    static const struct timeval pause = {.tv_usec = 100 * 1000};
-    struct server *s = server;
+    static const struct timeval pause = {.tv_usec = PAUSE_US};
+    struct loop *loop = arg;
 
-    complain("events: accept", errno);
-    if (evtimer_add(&s->accept_again, &pause) == -1 ||
-        evconnlistener_disable(listener) == -1)
-        (void)fprintf(stderr, "events: cannot pause\n");
+    peer_complain("events: cannot accept", errno);
+    if (evtimer_add(&loop->accept_again, &pause) != 0 ||
+        evconnlistener_disable(listener) != 0)
+        fprintf(stderr, "events: cannot pause\n");
 }
 
-static void on_accept_again(evutil_socket_t fd, short what, void *server)
+static void on_accept_again(evutil_socket_t fd, short what, void *arg)
 {
-    struct server *s = server;
+    struct loop *loop = arg;
 
     (void)fd;
     (void)what;
-    if (evconnlistener_enable(s->listener) == -1)
-        (void)fprintf(stderr, "events: cannot go on\n");
+    if (evconnlistener_enable(loop->listener) != 0)
+        fprintf(stderr, "events: cannot accept again\n");
 }
 
-/* Opens what the server needs besides its socket; false: it cannot serve. */
-static bool start(struct server *s, const struct peer *peer)
+/* Parses the URL, and makes of it the request target up to the text. Returns
+ * false when that cannot be done. */
+static bool set_url(struct loop *loop, const char *url)
 {
-    const char *path = strstr(peer->upstream, "://");
-    path = path == NULL ? peer->upstream : path + strlen("://");
-    path += strcspn(path, "/?#");
-    int path_len = (int)strcspn(path, "#");
-    int n = snprintf(s->target, sizeof s->target,
-                     "%s%.*s%ctext=", *path == '/' ? "" : "/", path_len, path,
-                     strchr(path, '?') == NULL ? '?' : '&');
+    struct buffer *target = &loop->target;
+    char *path = NULL, *query = NULL;
 
-    s->url = peer->upstream;
-    s->base = event_base_new();
-    if (n < 0 || (size_t)n >= sizeof s->target || s->base == NULL ||
-        curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
-        return false;
-    s->multi = curl_multi_init();
-    if (!peer->keepalive)
-        s->headers = curl_slist_append(NULL, "Connection: close");
-    return s->multi != NULL && (peer->keepalive || s->headers != NULL) &&
-           !curl_multi_setopt(s->multi, CURLMOPT_SOCKETFUNCTION,
+    loop->url = curl_url();
+    bool ok = loop->url != NULL &&
+              curl_url_set(loop->url, CURLUPART_URL, url, 0) == CURLUE_OK &&
+              curl_url_get(loop->url, CURLUPART_PATH, &path, 0) == CURLUE_OK &&
+              buffer_append(target, path, strlen(path)) &&
+              buffer_append(target, "?", 1);
+    if (ok && curl_url_get(loop->url, CURLUPART_QUERY, &query, 0) == CURLUE_OK)
+        ok = buffer_append(target, query, strlen(query)) &&
+             buffer_append(target, "&", 1);
+    curl_free(path);
+    curl_free(query);
+    return ok && buffer_append(target, "text=", strlen("text="));
+}
+
+/* Prepares libevent and libcurl, each to call the other. Returns false when
+ * that fails. */
+static bool start(struct loop *loop, bool keepalive)
+{
+    loop->base = event_base_new();
+    loop->multi = curl_multi_init();
+    if (!keepalive)
+        loop->headers = curl_slist_append(NULL, "Connection: close");
+    return loop->base != NULL && loop->multi != NULL &&
+           (keepalive || loop->headers != NULL) &&
+           !curl_multi_setopt(loop->multi, CURLMOPT_SOCKETFUNCTION,
                               watch_socket) &&
-           !curl_multi_setopt(s->multi, CURLMOPT_SOCKETDATA, s) &&
-           !curl_multi_setopt(s->multi, CURLMOPT_TIMERFUNCTION, set_timer) &&
-           !curl_multi_setopt(s->multi, CURLMOPT_TIMERDATA, s) &&
-           !curl_multi_setopt(s->multi, CURLMOPT_MAXCONNECTS,
-                              (long)MAX_IDLE) &&
-           evtimer_assign(&s->timer, s->base, on_timer, s) == 0 &&
-           evtimer_assign(&s->accept_again, s->base, on_accept_again, s) == 0;
+           !curl_multi_setopt(loop->multi, CURLMOPT_SOCKETDATA, loop) &&
+           !curl_multi_setopt(loop->multi, CURLMOPT_TIMERFUNCTION,
+                              set_timer) &&
+           !curl_multi_setopt(loop->multi, CURLMOPT_TIMERDATA, loop) &&
+           !curl_multi_setopt(loop->multi, CURLMOPT_MAXCONNECTS, MAX_IDLE) &&
+           evtimer_assign(&loop->timer, loop->base, on_timer, loop) == 0 &&
+           evtimer_assign(&loop->accept_again, loop->base, on_accept_again,
+                          loop) == 0;
 }
 
 int main(int argc, char **argv)
 {
-    const struct peer peer = read_options("events", argc, argv);
-    struct server server = {0};
+    const struct peer peer = peer_start("events", argc, argv);
+    struct loop loop = {0};
 
-    if (!start(&server, &peer)) {
-        (void)fprintf(stderr, "events: cannot start\n");
+    if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK ||
+        !start(&loop, peer.keepalive)) {
+        fprintf(stderr, "events: cannot start\n");
         return 1;
     }
-    int listener = start_listening(&peer);
-    if (evutil_make_socket_nonblocking(listener) == 0)
-        server.listener =
-            evconnlistener_new(server.base, on_client, &server,
-                               LEV_OPT_CLOSE_ON_EXEC, 0, listener);
-    if (server.listener == NULL) {
-        (void)fprintf(stderr, "events: cannot accept\n");
+    if (!set_url(&loop, peer.upstream)) {
+        fprintf(stderr, "events: --upstream: not a URL\n");
+        return 2;
+    }
+    loop.listener =
+        evconnlistener_new(loop.base, on_client, &loop, LEV_OPT_CLOSE_ON_EXEC,
+                           0, peer_listen(&peer, SOCK_NONBLOCK));
+    if (loop.listener == NULL) {
+        fprintf(stderr, "events: cannot accept\n");
         return 1;
     }
-    evconnlistener_set_error_cb(server.listener, on_accept_error);
-    return event_base_dispatch(server.base) == -1 ? 1 : 0;
+    evconnlistener_set_error_cb(loop.listener, on_accept_error);
+    return event_base_dispatch(loop.base) == 0 ? 0 : 1;
 }

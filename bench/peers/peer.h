@@ -1,84 +1,52 @@
-/* SPDX-License-Identifier: MIT */
 /*
- * peer.h: what the C peers have in common, so that each of their files shows
- * its model and nothing else: the command line, the listening socket, and the
- * line protocol of README.md.
+ * peer.h - what the C peers have in common and lib does not have
+ *
+ * Their command line, accepting and rejecting. With that and lib out of the
+ * way, the file of each peer shows its model and nothing else.
+ *
+ * SPDX-License-Identifier: MIT
  */
 #ifndef PEER_H
 #define PEER_H
 
+#include "../../lib/reply.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 
-enum {
-    MAX_LINE = 65536,       /* bytes, without CR and LF */
-    MAX_BODY = 1024 * 1024, /* bytes of an upstream's answer */
-    FETCH_SECONDS = 10,     /* one fetch, in all */
-    SEND_SECONDS = 10       /* a client that does not read */
-};
+/* threadecho's own limits, where nothing else is said. */
+#define PEER_MAX_LINE 65536         /* bytes */
+#define PEER_MAX_BODY (1024 * 1024) /* bytes of a response's body */
+#define PEER_FETCH_MS 10000         /* total time per fetch */
 
-/* What the command line asked for. */
+/* What the command line asks for. The strings are those of argv, or static. */
 struct peer {
     const char *name;
-    char *listen;         /* HOST:PORT */
-    const char *upstream; /* a URL */
-    bool keepalive;       /* false: a new upstream connection per fetch */
+    const char *listen;   /* HOST:PORT */
+    const char *upstream; /* URL */
+    bool keepalive;       /* reuse upstream connections */
 };
 
-/* Reads the command line and raises the limit of descriptors. */
-struct peer read_options(const char *name, int argc, char **argv);
+/* Reads the command line of the peer with this name. Raises the descriptor
+ * limit to its hard limit and ignores SIGPIPE. Exits with 2 on bad usage. */
+struct peer peer_start(const char *name, int argc, char **argv);
 
-/* Listens and says so on stderr. Returns the socket, or ends the process. */
-int start_listening(const struct peer *peer);
+/* Listens, with the flags of open_listener, and reports where. Returns the
+ * listener; exits with 1 if that fails. */
+int peer_listen(const struct peer *peer, int flags);
 
-/*
- * The next client, with TCP_NODELAY and a send timeout. Waits for as long as
- * it takes; where descriptors or memory are short it tries again in 100 ms.
- */
-int accept_client(int listener);
+/* Returns the next client, whose sends time out after SEND_TIMEOUT_MS. Blocks;
+ * pauses 100 ms when descriptors or memory are short. */
+int peer_accept(int listener);
 
-/*
- * Takes HOST:PORT or [HOST]:PORT apart, in place. A port that is not there
- * leaves *port as it was. False: a part is missing.
- */
-bool split_address(char *address, char **host, char **port);
+/* Sends "error: REASON" and closes fd. */
+void peer_reject(int fd, enum reason reason);
 
-/* Says on stderr what failed, and why (an errno value). */
-void complain(const char *what, int error);
+/* Sends all of it. Returns false, with errno set, when the other end is gone,
+ * or has taken nothing for as long as the socket's send timeout. */
+bool peer_send(int fd, const char *data, size_t len);
 
-/* Sends all of it; false: the client is gone, or has not read for 10 s. */
-bool send_all(int fd, const char *data, size_t len);
-
-/* A connection's input. 64 KiB that cost only the pages that were used. */
-struct lines {
-    size_t start; /* the bytes not handed out yet: data[start..end) */
-    size_t end;
-    bool skipping; /* inside a line that was too long */
-    bool at_end;   /* the client will send no more */
-    char data[MAX_LINE + 2];
-};
-
-enum line {
-    LINE_READY,    /* *line and *len, until the next call */
-    LINE_TOO_LONG, /* to be answered with an error; the rest is skipped */
-    LINE_NONE      /* not before more input; with at_end: never */
-};
-
-void lines_init(struct lines *in);
-
-/* Makes room at data[end..] and says how many bytes; a line may move. */
-size_t lines_room(struct lines *in);
-
-/* The next line of what has arrived; takes no system call. */
-enum line next_line(struct lines *in, char **line, size_t *len);
-
-/* The same, blocking in recv() where need be: LINE_NONE is the end. */
-enum line read_line(struct lines *in, int fd, char **line, size_t *len);
-
-/*
- * Makes a body fit on one line, in place: line breaks at its end go, each
- * other run of CR and LF becomes a space. Returns the new length.
- */
-size_t flatten(char *body, size_t len);
+/* Writes to stderr what failed, and why (an errno value). */
+void peer_complain(const char *what, int error);
 
 #endif

@@ -1,109 +1,83 @@
-/* SPDX-License-Identifier: MIT */
 /*
- * processes.c: a process per connection, each blocking in recv(), in fetch()
- * (the fetch.c of the server itself) and in send().
- * Run: build/peers/processes --listen HOST:PORT --upstream URL
- * [--no-keepalive]
+ * processes.c - a process per connection
+ *
+ * Each blocks in recv, in fetch, which is the server's own, and in send:
+ *     build/peers/processes --listen HOST:PORT --upstream URL [--no-keepalive]
+ *
  * Keep in your head: nothing is shared, so nothing needs a lock and one
  * connection cannot harm another; nor does one find the upstream connection
  * that another has left. Children have to be reaped.
+ *
+ * SPDX-License-Identifier: MIT
  */
 #include "../../fetch.h"
+#include "../../lib/lines.h"
 #include "peer.h"
 
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
-/* Appends "error: REASON\n"; false: no memory. */
-static bool append_error(struct buffer *reply, const char *reason, long status)
-{
-    char text[128];
-    int len = status == 0 ? snprintf(text, sizeof text, "error: %s\n", reason)
-                          : snprintf(text, sizeof text, "error: %s %03ld\n",
-                                     reason, status);
-
-    return len > 0 && buffer_append(reply, text, (size_t)len);
-}
-
-/* Appends the reply to a line, whatever comes of it; false: no memory. */
-static bool append_reply(struct buffer *reply, struct fetcher *fetcher,
-                         const char *line, size_t len)
-{
-    const size_t prefix = strlen("echo: ");
-    long http_status;
-
-    if (!buffer_append(reply, "echo: ", prefix))
-        return false;
-    enum fetch_status status = fetch(fetcher, line, len, reply, &http_status);
-    if (status != FETCH_OK) {
-        reply->len = 0;
-        return append_error(reply, fetch_reason(status),
-                            status == FETCH_RETURNED ? http_status : 0);
-    }
-    reply->len = prefix + flatten(reply->data + prefix, reply->len - prefix);
-    return buffer_append(reply, "\n", 1);
-}
-
-/* Reads a line, fetches, writes the reply: until the client has no more. */
+/* Reads a line, fetches, writes the reply, until the client has no more. Frees
+ * nothing: then the process ends. */
 static void serve_connection(int client, struct fetcher *fetcher)
 {
-    struct buffer reply = {0};
-    struct lines in;
-    char *line;
-    size_t len;
+    struct reader reader;
+    struct buffer reply;
+    struct line line;
+    unsigned handle = 0;
 
-    lines_init(&in);
-    for (;;) {
-        enum line got = read_line(&in, client, &line, &len);
-        bool ready = false;
+    if (!reader_init(&reader, client, PEER_MAX_LINE, 0, 0) ||
+        !reply_init(&reply))
+        return;
+    while (read_line(&reader, &line)) {
+        enum reason reason = line.reason;
+        long http_status = 0;
 
-        reply.len = 0;
-        if (got == LINE_READY)
-            ready = append_reply(&reply, fetcher, line, len);
-        else if (got == LINE_TOO_LONG)
-            ready = append_error(&reply, "line too long", 0);
-        if (!ready || !send_all(client, reply.data, reply.len))
-            break;
+        reply_begin(&reply);
+        if (reason == REASON_NONE)
+            reason = fetch(fetcher, &handle, line.text, line.len, &reply,
+                           &http_status);
+        reply_finish(&reply, reason, http_status);
+        if (!peer_send(client, reply.data, reply.len))
+            return;
+        reply_shrink(&reply);
     }
-    free(reply.data);
 }
 
-/* Gives a client a process of its own, or tells it why not. */
+/* Starts a process for the client, or rejects it. */
 static void start_connection(int client, int listener, struct fetcher *fetcher)
 {
-    static const char sorry[] = "error: cannot start a process\n";
     const pid_t parent = getpid();
     pid_t child = fork();
 
     if (child == 0) {
         /* When the parent ends, so do we, even if it has just done so. */
-        if (prctl(PR_SET_PDEATHSIG, SIGTERM) == -1 || getppid() != parent ||
-            close(listener) == -1)
+        if (prctl(PR_SET_PDEATHSIG, SIGTERM) != 0 || getppid() != parent)
             _exit(1);
+        close(listener);
         serve_connection(client, fetcher);
         _exit(0);
     }
-    if (child == -1) {
-        complain("processes: fork", errno);
-        if (!send_all(client, sorry, strlen(sorry)))
-            complain("processes: client", errno);
+    if (child > 0) {
+        close(client); /* the child has it */
+        return;
     }
-    (void)close(client); /* the child has it, or it has been told */
+    int error = errno;
+    peer_complain("processes: fork", error);
+    peer_reject(client, error == ENOMEM ? REASON_NO_MEMORY
+                                        : REASON_TOO_MANY_CONNECTIONS);
 }
 
 int main(int argc, char **argv)
 {
-    const struct peer peer = read_options("processes", argc, argv);
+    const struct peer peer = peer_start("processes", argc, argv);
     const struct fetch_options options = {.url = peer.upstream,
-                                          .timeout_ms = FETCH_SECONDS * 1000,
-                                          .connect_timeout_ms =
-                                              FETCH_SECONDS * 1000,
-                                          .max_body = MAX_BODY,
+                                          .timeout_ms = PEER_FETCH_MS,
+                                          .connect_timeout_ms = PEER_FETCH_MS,
+                                          .max_body = PEER_MAX_BODY,
                                           .max_handles = 1,
                                           .keepalive = peer.keepalive};
     const char *error;
@@ -111,16 +85,14 @@ int main(int argc, char **argv)
     struct fetcher *fetcher = fetcher_create(&options, &error);
 
     if (fetcher == NULL) {
-        (void)fprintf(stderr, "processes: %s: %s\n", peer.upstream, error);
+        fprintf(stderr, "processes: --upstream: %s\n", error);
         return 2;
     }
-    /* The kernel reaps the children, and a lost client is an error. */
-    if (signal(SIGCHLD, SIG_IGN) == SIG_ERR ||
-        signal(SIGPIPE, SIG_IGN) == SIG_ERR) {
-        complain("processes: signal", errno);
+    if (signal(SIGCHLD, SIG_IGN) == SIG_ERR) { /* the kernel reaps them */
+        peer_complain("processes: signal", errno);
         return 1;
     }
-    int listener = start_listening(&peer);
+    int listener = peer_listen(&peer, 0);
     for (;;)
-        start_connection(accept_client(listener), listener, fetcher);
+        start_connection(peer_accept(listener), listener, fetcher);
 }
