@@ -106,7 +106,8 @@ static int listen_on_address(const struct addrinfo *address, int flags)
 }
 
 /* Listens on the first address of HOST that this machine has. Returns the
- * listener, or -1 and then *error says why. */
+ * listener, or -1 with errno set, 0 if HOST has no address, and then *error
+ * says why. */
 static int listen_on_host(const char *host, const char *port, int flags,
                           const char **error)
 {
@@ -118,6 +119,7 @@ static int listen_on_host(const char *host, const char *port, int flags,
     int rc = getaddrinfo(host, port, &hints, &found);
     if (rc != 0) {
         *error = gai_strerror(rc);
+        errno = 0;
         return -1;
     }
     errno = EADDRNOTAVAIL;
@@ -126,8 +128,10 @@ static int listen_on_host(const char *host, const char *port, int flags,
          (errno == EADDRNOTAVAIL || errno == EAFNOSUPPORT);
          each = each->ai_next)
         fd = listen_on_address(each, flags);
-    *error = strerror(errno);
+    int why = errno; /* open_listener asks for it */
+    *error = strerror(why);
     freeaddrinfo(found);
+    errno = why;
     return fd;
 }
 
