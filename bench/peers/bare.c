@@ -14,6 +14,7 @@
 #include "../../lib/lines.h"
 #include "../../lib/listen.h"
 #include "../../lib/response.h"
+#include "../../lib/schedule.h"
 #include "peer.h"
 
 #include <ctype.h>
@@ -322,7 +323,10 @@ int main(int argc, char **argv)
                         "not found\n");
         return 2;
     }
-    int error = pthread_attr_init(&attr);
+    int error = schedule_in_turn();
+    if (error != 0)
+        peer_complain("bare: cannot set SCHED_BATCH", error);
+    error = pthread_attr_init(&attr);
     if (error == 0)
         error = pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
     if (error == 0)

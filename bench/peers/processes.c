@@ -12,6 +12,7 @@
  */
 #include "../../fetch.h"
 #include "../../lib/lines.h"
+#include "../../lib/schedule.h"
 #include "peer.h"
 
 #include <errno.h>
@@ -88,6 +89,9 @@ int main(int argc, char **argv)
         fprintf(stderr, "processes: --upstream: %s\n", error);
         return 2;
     }
+    int rc = schedule_in_turn();
+    if (rc != 0)
+        peer_complain("processes: cannot set SCHED_BATCH", rc);
     if (signal(SIGCHLD, SIG_IGN) == SIG_ERR) { /* the kernel reaps them */
         peer_complain("processes: signal", errno);
         return 1;
