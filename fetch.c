@@ -33,6 +33,12 @@
 /* libcurl's default for a request over TLS, in bytes. */
 #define UPLOAD_BUFFER 65536L
 
+/* libcurl allocates its receive buffer anew for each transfer. A small one, in
+ * bytes, comes from the cache that malloc has for each thread; the default
+ * takes its arena's lock. */
+#define SMALL_BUFFER 1024L
+#define LARGE_BUFFER 16384L
+
 /* An easy handle that has connected this often is dropped, see there. */
 #define MAX_CONNECTS 5
 
@@ -40,6 +46,7 @@
 struct handle {
     CURL *easy;
     long connects;                 /* that it has made */
+    bool large;                    /* it has the large receive buffer */
     struct buffer target;          /* of the request: path, query and a NUL */
     char message[CURL_ERROR_SIZE]; /* libcurl's, about a failed transfer */
 
@@ -135,6 +142,7 @@ static CURL *make_easy(const struct fetcher *fetcher, struct handle *handle)
     SET(CURLOPT_TIMEOUT_MS, fetcher->timeout_ms);
     SET(CURLOPT_CONNECTTIMEOUT_MS, fetcher->connect_timeout_ms);
     SET(CURLOPT_FORBID_REUSE, fetcher->keepalive ? 0L : 1L);
+    SET(CURLOPT_BUFFERSIZE, SMALL_BUFFER);
     SET(CURLOPT_DNS_CACHE_TIMEOUT, 0L); /* look up at each new connection */
     /* What comes passes through lib/response, the chunks as they are. */
     SET(CURLOPT_HTTP_TRANSFER_DECODING, 0L);
@@ -168,6 +176,7 @@ static void drop_easy(struct handle *handle)
     curl_easy_cleanup(handle->easy);
     handle->easy = NULL;
     handle->connects = 0;
+    handle->large = false;
 }
 
 /*
@@ -255,6 +264,18 @@ static void count_connects(const struct fetcher *fetcher,
         handle->connects += connects;
     if (handle->connects >= MAX_CONNECTS)
         drop_easy(handle);
+}
+
+/* Chooses the receive buffer for the next response by the size of this one's
+ * body, in bytes: who sent much once will do so again. */
+static void choose_buffer(struct handle *handle, size_t size)
+{
+    bool large = size > SMALL_BUFFER;
+
+    if (large != handle->large &&
+        curl_easy_setopt(handle->easy, CURLOPT_BUFFERSIZE,
+                         large ? LARGE_BUFFER : SMALL_BUFFER) == CURLE_OK)
+        handle->large = large;
 }
 
 /* Returns whether libcurl's message about a failed read or write reports a
@@ -367,6 +388,7 @@ static enum reason transfer(const struct fetcher *fetcher,
 
     reason = transfer_reason(handle, rc);
     *http_status = handle->response.status;
+    choose_buffer(handle, body->len - body_start);
     if (reason != REASON_NONE)
         body->len = body_start;
     if (rc == CURLE_OK && !handle->response.surplus &&
