@@ -203,12 +203,14 @@ static enum reason take_size_byte(struct response *response, char byte)
     if (response->left > response->max_body)
         return REASON_TOO_LARGE;
 
-    if (byte == '\n')
+    if (byte == '\n') {
+        response->bare_lf = response->state != CHUNK_SIZE_LF;
         response->state = response->left > 0 ? CHUNK_DATA : TRAILER_START;
-    else if (byte == '\r')
+    } else if (byte == '\r') {
         response->state = CHUNK_SIZE_LF;
-    else
+    } else {
         response->state = CHUNK_EXTENSION;
+    }
     return REASON_NONE;
 }
 
@@ -268,9 +270,11 @@ static enum reason take_chunked(struct response *response, const char *data,
             response->state = CHUNK_END_LF;
         } else if (response->state == CHUNK_END ||
                    response->state == CHUNK_END_LF) {
+            bool ends = *data == '\n' &&
+                        (response->state == CHUNK_END_LF || response->bare_lf);
+            reason = ends ? REASON_NONE : REASON_BAD_HTTP;
             response->state = CHUNK_SIZE_START;
             response->line_size = 0;
-            reason = *data == '\n' ? REASON_NONE : REASON_BAD_HTTP;
         } else if (response->state < CHUNK_DATA) {
             reason = take_size_byte(response, *data);
         } else {

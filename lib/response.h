@@ -43,6 +43,7 @@ struct response {
     long long length;    /* Content-Length, or -1 */
     bool chunked;        /* Transfer-Encoding */
     bool framing;        /* the last field was one of these two */
+    bool bare_lf;        /* the chunk's size line had no CR */
     bool surplus;        /* more bytes came after the end of the body */
     size_t head_size;    /* bytes of heads and trailers so far */
     size_t line_size;    /* bytes of a chunk's size line so far */
