@@ -432,11 +432,12 @@ static const char *check_url(CURLU *url)
     const char *error = NULL;
     char *scheme = NULL, *host = NULL;
 
-    if (curl_url_get(url, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK ||
-        curl_url_get(url, CURLUPART_HOST, &host, 0) != CURLUE_OK)
+    if (curl_url_get(url, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK)
         error = "out of memory";
     else if (strcmp(scheme, "http") != 0 && strcmp(scheme, "https") != 0)
         error = "neither http:// nor https://";
+    else if (curl_url_get(url, CURLUPART_HOST, &host, 0) != CURLUE_OK)
+        error = "out of memory"; /* http has a host, file has none */
     /* What libcurl makes of such a name depends on the locale. */
     for (const char *at = host; at != NULL && *at != '\0'; at++)
         if ((unsigned char)*at > 127)
