@@ -113,8 +113,10 @@ $(BUILD)/tests/shim.so: tests/shim.c
 	@mkdir -p $(@D)
 	$(COMPILE) -fPIC -shared -o $@ $< -ldl
 
+# Each suite runs what is built along with it, unless told otherwise.
 $(BUILD)/tests/%.o: private REQUIRED += $(call pkg,--cflags,check,check) \
-	$(call pkg,--cflags,libcurl)
+	$(call pkg,--cflags,libcurl) -DTEST_BUILD='"$(BUILD)"' \
+	-DTEST_PROGRAM='"$(if $(filter /%,$(PROGRAM)),,./)$(PROGRAM)"'
 
 .PHONY: asan tsan
 asan:

@@ -20,6 +20,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* The Makefile says where the kit is built along with this file. */
+#ifndef TEST_BUILD
+#define TEST_BUILD "build"
+#endif
+
 #define POLL_MS 2 /* between two looks at a process */
 
 static int memory_file(void)
@@ -160,7 +165,7 @@ const char *kit_program(const char *name)
 {
     static char path[256];
     const char *build = getenv("BUILD");
-    (void)snprintf(path, sizeof path, "%s/%s", build != NULL ? build : "build",
-                   name);
+    (void)snprintf(path, sizeof path, "%s/%s",
+                   build != NULL ? build : TEST_BUILD, name);
     return path;
 }

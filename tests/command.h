@@ -44,8 +44,8 @@ command_run(const char *format, ...);
 /* Kills it if it still runs, and frees it. */
 void command_free(struct command *command);
 
-/* Returns the path of a program of the kit, in $BUILD or else in build, until
- * the next call. */
+/* Returns the path of a program of the kit, until the next call: in $BUILD, or
+ * where it is built along with the tests. */
 const char *kit_program(const char *name);
 
 #endif

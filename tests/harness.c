@@ -27,6 +27,17 @@
 #include <time.h>
 #include <unistd.h>
 
+/* The Makefile says which program is built along with this file. */
+#ifndef TEST_PROGRAM
+#define TEST_PROGRAM "./threadecho"
+#endif
+
+#ifdef __has_feature /* clang's */
+#define HAS_FEATURE(name) __has_feature(name)
+#else
+#define HAS_FEATURE(name) 0
+#endif
+
 #define POLL_MS 2 /* between two looks at what cannot be waited for */
 
 long long now_ms(void)
@@ -285,10 +296,51 @@ struct server *server_start(const char *upstream, const char *format, ...)
     return s;
 }
 
+const char *own_sanitizer(void)
+{
+#if defined(__SANITIZE_ADDRESS__) || HAS_FEATURE(address_sanitizer)
+    return "__asan_init";
+#elif defined(__SANITIZE_THREAD__) || HAS_FEATURE(thread_sanitizer)
+    return "__tsan_init";
+#else
+    return NULL;
+#endif
+}
+
+const char *sanitizer_of(const char *path)
+{
+    static const char *const symbols[] = {"__asan_init", "__tsan_init",
+                                          "__msan_init"};
+    const char *found = NULL;
+    struct stat status;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    ck_assert_msg(fd >= 0, "cannot open %s: %s", path, strerror(errno));
+    ck_assert_int_eq(fstat(fd, &status), 0);
+    size_t size = (size_t)status.st_size;
+    void *image = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
+    ck_assert_ptr_ne(image, MAP_FAILED);
+    for (size_t i = 0; i < sizeof symbols / sizeof symbols[0]; i++)
+        if (memmem(image, size, symbols[i], strlen(symbols[i])) != NULL)
+            found = symbols[i];
+    munmap(image, size);
+    close(fd);
+    return found;
+}
+
 const char *threadecho(void)
 {
     const char *path = getenv("THREADECHO");
-    return path != NULL ? path : "./threadecho";
+    const char *own = own_sanitizer();
+
+    if (path == NULL)
+        path = TEST_PROGRAM;
+    const char *found = sanitizer_of(path);
+    ck_assert_msg(
+        own == NULL ? found == NULL : found != NULL && strcmp(found, own) == 0,
+        "%s has %s, its tests have %s", path,
+        found != NULL ? found : "no sanitizer", own != NULL ? own : "none");
+    return path;
 }
 
 struct server *threadecho_start(const struct rogue *rogue, const char *options,
@@ -418,22 +470,9 @@ long server_counts(const struct server *s, const char *key)
 bool server_sanitized(const struct server *s)
 {
     char path[64];
-    struct stat status;
-    bool found = false;
 
     snprintf(path, sizeof path, "/proc/%d/exe", (int)s->pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ck_assert_int_ge(fd, 0);
-    ck_assert_int_eq(fstat(fd, &status), 0);
-    size_t size = (size_t)status.st_size;
-    void *image = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
-    ck_assert_ptr_ne(image, MAP_FAILED);
-    found = memmem(image, size, "__asan_init", 11) != NULL ||
-            memmem(image, size, "__tsan_init", 11) != NULL ||
-            memmem(image, size, "__msan_init", 11) != NULL;
-    munmap(image, size);
-    close(fd);
-    return found;
+    return sanitizer_of(path) != NULL;
 }
 
 long server_status(const struct server *s, const char *key)

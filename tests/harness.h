@@ -58,7 +58,8 @@ server_start(const char *upstream, const char *format, ...);
 __attribute__((format(printf, 2, 3))) struct server *
 threadecho_start(const struct rogue *rogue, const char *options, ...);
 
-/* Path of the threadecho under test: $THREADECHO or ./threadecho. */
+/* Path of the threadecho under test: $THREADECHO, or the one that is built
+ * along with the tests. Fails the test if they differ in their sanitizer. */
 const char *threadecho(void);
 
 /* Waits for the end. False if it is still running after timeout_ms. */
@@ -87,6 +88,11 @@ long summary_value(const char *summary, const char *key);
 
 /* The same of a summary asked for now. */
 long server_counts(const struct server *s, const char *key);
+
+/* The sanitizer that the tests are built with, as a symbol of its run time,
+ * or NULL; and that of a program, whose path may be in /proc. */
+const char *own_sanitizer(void);
+const char *sanitizer_of(const char *path);
 
 /* True if it was built with a sanitizer: its memory says nothing then. */
 bool server_sanitized(const struct server *s);

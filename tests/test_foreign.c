@@ -2,7 +2,7 @@
  * threadecho from outside, in front of HTTP servers that are not ours: nginx,
  * plain and with TLS, and HAProxy between it and the upstream that misbehaves.
  * Their configurations, and the certificates, are made in a directory that is
- * gone afterwards. $THREADECHO is the program under test.
+ * gone afterwards.
  *
  * SPDX-License-Identifier: MIT
  */

@@ -3,6 +3,8 @@
  *
  *     SERVER='./other --port {port} --fetch {upstream}' test_protocol
  *
+ * Without SERVER it is threadecho, the one built along with the tests.
+ *
  * The suite "protocol" is what every speaker owes its clients, "robust" what
  * a server for many clients does besides; --protocol leaves that one out.
  *
@@ -15,9 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-
-#define OWN_SERVER                                                            \
-    "./threadecho --listen 127.0.0.1:{port} --upstream {upstream}"
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -43,7 +42,8 @@ static void set_up(void)
     upstream = rogue_start(free_port());
     ck_assert_ptr_nonnull(upstream);
     rogue_url(upstream, "/text", url);
-    server = server_start(url, "%s", command != NULL ? command : OWN_SERVER);
+    server = command != NULL ? server_start(url, "%s", command)
+                             : threadecho_start(upstream, "%s", "");
 }
 
 static void tear_down(void)

@@ -150,7 +150,6 @@ START_TEST(test_log_that_nobody_reads_stops_nothing)
     static const char filler[4096];
     char dir[] = "/tmp/threadecho-test-XXXXXX";
     char pipe[sizeof dir + 8];
-    const char *program = getenv("THREADECHO");
 
     ck_assert_ptr_nonnull(mkdtemp(dir));
     snprintf(pipe, sizeof pipe, "%s/log", dir);
@@ -163,7 +162,7 @@ START_TEST(test_log_that_nobody_reads_stops_nothing)
 
     struct server *s =
         server_start("-", "%s --echo --verbose --listen 127.0.0.1:{port} 2>%s",
-                     program != NULL ? program : "./threadecho", pipe);
+                     threadecho(), pipe);
     struct client *c = client_open(s);
     ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
     ck_assert_int_eq(kill(s->pid, SIGUSR1), 0);

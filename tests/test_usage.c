@@ -31,6 +31,22 @@ static void check_refusal(const char *arguments, int status, const char *first,
     command_free(run);
 }
 
+/* Under a sanitizer it must be the instrumented program that all suites run,
+ * and in a plain build the plain one. */
+START_TEST(test_program_has_the_sanitizer_of_its_tests)
+{
+    struct server *s = threadecho_start(NULL, "--echo");
+    const char *own = own_sanitizer();
+    char path[64];
+
+    snprintf(path, sizeof path, "/proc/%d/exe", (int)s->pid);
+    ck_assert_pstr_eq(sanitizer_of(path), own);
+    ck_assert(server_sanitized(s) == (own != NULL));
+    ck_assert_int_eq(server_stop(s), 0);
+    server_free(s);
+}
+END_TEST
+
 static const struct {
     const char *name;
     const char *range;
@@ -312,6 +328,7 @@ int main(void)
     suite_add_tcase(suite, usage);
 
     tcase_set_timeout(starting, TEST_TIMEOUT);
+    tcase_add_test(starting, test_program_has_the_sanitizer_of_its_tests);
     tcase_add_test(starting, test_port_that_is_taken_is_named);
     tcase_add_test(starting, test_second_server_does_not_share_the_port);
     tcase_add_test(starting, test_port_can_be_taken_again_at_once);
