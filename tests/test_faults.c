@@ -6,7 +6,7 @@
  */
 #define _GNU_SOURCE /* strcasestr */
 #include "command.h"
-#include "harness.h"
+#include "fixture.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,19 +14,6 @@
 #include <unistd.h>
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
-
-static struct rogue *upstream;
-
-static void set_up(void)
-{
-    upstream = rogue_start(0);
-    ck_assert_ptr_nonnull(upstream);
-}
-
-static void tear_down(void)
-{
-    rogue_stop(upstream);
-}
 
 /* Stops the server, whose log must hold where it listened and summaries. */
 static void stop_quietly(struct server *s)
@@ -467,15 +454,6 @@ START_TEST(test_certificate_that_does_not_verify_is_not_trusted)
     tls_stop(&tls);
 }
 END_TEST
-
-static TCase *add_case(Suite *suite, const char *name)
-{
-    TCase *tcase = tcase_create(name);
-    tcase_set_timeout(tcase, TEST_TIMEOUT);
-    tcase_add_checked_fixture(tcase, set_up, tear_down);
-    suite_add_tcase(suite, tcase);
-    return tcase;
-}
 
 int main(void)
 {

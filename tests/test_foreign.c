@@ -8,7 +8,7 @@
  */
 #define _GNU_SOURCE /* nftw */
 #include "command.h"
-#include "harness.h"
+#include "fixture.h"
 
 #include <ftw.h>
 #include <signal.h>
@@ -26,7 +26,6 @@
 
 static char dir[64];         /* for what the servers read and write */
 static struct server *other; /* nginx or HAProxy */
-static struct rogue *rogue;  /* behind HAProxy */
 
 /* Makes a file in the directory. */
 static void write_file(const char *name, const char *text)
@@ -508,17 +507,16 @@ static const char haproxy_config[] =
 static void set_up_haproxy(void)
 {
     char config[1024];
-    rogue = rogue_start(0);
-    ck_assert_ptr_nonnull(rogue);
-    snprintf(config, sizeof config, haproxy_config, rogue_port(rogue),
-             rogue_port(rogue), rogue_port(rogue));
+    start_upstream();
+    snprintf(config, sizeof config, haproxy_config, rogue_port(upstream),
+             rogue_port(upstream), rogue_port(upstream));
     write_file("haproxy.cfg.in", config);
     other = start_other("haproxy.cfg", "haproxy -db -f haproxy.cfg");
 }
 
 static void tear_down_haproxy(void)
 {
-    rogue_stop(rogue);
+    stop_upstream();
     if (other->pid > 0)
         ck_assert_int_eq(kill(other->pid, SIGKILL), 0);
     server_free(other);
@@ -630,7 +628,7 @@ START_TEST(test_tls_connection_cut_off_is_no_answer)
     struct client *c = client_open(s);
     ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
     client_say(c, paths[_i]);
-    while (rogue_counts(rogue).requests < 2) {
+    while (rogue_counts(upstream).requests < 2) {
         ck_assert_int_lt(now_ms(), deadline);
         let_pass(2);
     }
@@ -648,21 +646,12 @@ START_TEST(test_tls_connection_cut_off_is_no_answer)
 }
 END_TEST
 
-static TCase *add_case(Suite *suite, const char *name, void (*set_up)(void),
-                       void (*tear_down)(void))
-{
-    TCase *tests = tcase_create(name);
-    tcase_set_timeout(tests, TEST_TIMEOUT);
-    tcase_add_checked_fixture(tests, set_up, tear_down);
-    suite_add_tcase(suite, tests);
-    return tests;
-}
-
 int main(void)
 {
     Suite *suite = suite_create("foreign");
 
-    TCase *plain = add_case(suite, "nginx", set_up_plain, tear_down_plain);
+    TCase *plain =
+        add_case_with(suite, "nginx", set_up_plain, tear_down_plain);
     tcase_add_loop_test(plain, test_nginx_answers, 0, COUNT(answers));
     tcase_add_loop_test(plain, test_nginx_answers_without_keepalive, 0,
                         COUNT(answers));
@@ -671,14 +660,14 @@ int main(void)
     tcase_add_test(plain, test_connection_is_used_as_often_as_nginx_allows);
     tcase_add_test(plain, test_connections_go_stale_unnoticed);
 
-    TCase *tls = add_case(suite, "tls", set_up_tls, stop_other);
+    TCase *tls = add_case_with(suite, "tls", set_up_tls, stop_other);
     tcase_add_unchecked_fixture(tls, set_up_certificates, remove_directory);
     tcase_add_loop_test(tls, test_handshake_succeeds_or_says_why_not, 0,
                         COUNT(handshakes));
     tcase_add_loop_test(tls, test_many_clients_over_tls, 0, 2);
 
     TCase *proxied =
-        add_case(suite, "haproxy", set_up_haproxy, tear_down_haproxy);
+        add_case_with(suite, "haproxy", set_up_haproxy, tear_down_haproxy);
     tcase_add_unchecked_fixture(proxied, set_up_certificates,
                                 remove_directory);
     tcase_add_loop_test(proxied, test_haproxy_answers_for_the_rogue, 0,

@@ -5,34 +5,13 @@
  * SPDX-License-Identifier: MIT
  */
 #define _GNU_SOURCE /* prlimit */
-#include "harness.h"
+#include "fixture.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-
-static struct rogue *upstream;
-
-static void set_up(void)
-{
-    upstream = rogue_start(0);
-    ck_assert_ptr_nonnull(upstream);
-}
-
-static void tear_down(void)
-{
-    rogue_stop(upstream);
-}
-
-/* Stops the server, which must know of no connection that is left. */
-static void stop(struct server *s)
-{
-    ck_assert_int_eq(server_stop(s), 0);
-    ck_assert_int_eq(server_logged(s, "cut off"), 0);
-    server_free(s);
-}
 
 /* Sets a soft limit of the running server; returns what it was. */
 static rlim_t limit(const struct server *s, __rlimit_resource_t resource,
@@ -89,8 +68,7 @@ START_TEST(test_connections_over_the_limit_are_told_so)
         ck_assert_str_eq(client_ask(served[i], "hello"), "echo: hello");
         leave(served[i]);
     }
-    server_recovers(s, before);
-    stop(s);
+    stop_recovered(s, before);
 }
 END_TEST
 
@@ -107,7 +85,7 @@ START_TEST(test_place_of_a_client_that_left_is_free_at_once)
         ck_assert_str_eq(client_line(c), "<end>");
         client_close(c);
     }
-    stop(s);
+    stop_drained(s);
 }
 END_TEST
 
@@ -138,8 +116,7 @@ START_TEST(test_client_turned_away_reads_why_whatever_it_has_sent)
     }
     free(much);
     leave(served);
-    server_recovers(s, before);
-    stop(s);
+    stop_recovered(s, before);
 }
 END_TEST
 
@@ -165,8 +142,7 @@ START_TEST(test_crowd_turned_away_reads_why)
     for (int i = 0; i < CLIENTS; i++)
         client_close(clients[i]);
     leave(served);
-    server_recovers(s, before);
-    stop(s);
+    stop_recovered(s, before);
 }
 END_TEST
 
@@ -218,8 +194,7 @@ START_TEST(test_running_out_of_descriptors_pauses_accepting)
         ck_assert_int_eq(server_logged(s, "cannot accept"), 1);
     ck_assert_int_ge(server_logged(s, "cannot accept"), 1);
     client_close(served);
-    server_recovers(s, before);
-    stop(s);
+    stop_recovered(s, before);
 }
 END_TEST
 
@@ -238,8 +213,7 @@ START_TEST(test_fetch_without_a_descriptor_is_an_error)
     limit(s, RLIMIT_NOFILE, was);
     ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
     client_close(c);
-    server_recovers(s, before);
-    stop(s);
+    stop_recovered(s, before);
 }
 END_TEST
 
@@ -288,8 +262,7 @@ START_TEST(test_client_without_a_thread_is_told_so)
         client_close(served[i]);
     }
     limit(s, RLIMIT_AS, was);
-    server_recovers(s, before);
-    stop(s);
+    stop_recovered(s, before);
 }
 END_TEST
 
@@ -309,8 +282,7 @@ START_TEST(test_idle_connection_costs_one_descriptor)
     ck_assert_int_eq(with.threads, before.threads + CLIENTS);
     for (int i = 0; i < CLIENTS; i++)
         client_close(clients[i]);
-    server_recovers(s, before);
-    stop(s);
+    stop_recovered(s, before);
 }
 END_TEST
 
@@ -351,7 +323,7 @@ START_TEST(test_connections_that_come_and_go_leave_nothing)
     server_recovers(s, before);
     if (!server_sanitized(s))
         ck_assert_int_le(server_status(s, "VmRSS") - memory, 1024);
-    stop(s);
+    stop_drained(s);
 }
 END_TEST
 
@@ -383,7 +355,7 @@ START_TEST(test_long_lines_and_bodies_leave_no_memory_behind)
     for (int i = 0; i < CLIENTS; i++)
         client_close(clients[i]);
     free(line);
-    stop(s);
+    stop_drained(s);
 }
 END_TEST
 
@@ -413,7 +385,7 @@ START_TEST(test_line_of_the_limit_is_served_and_one_more_byte_is_not)
     }
     ck_assert_int_eq(server_counts(s, "error_line_too_long"), 6);
     client_close(c);
-    stop(s);
+    stop_drained(s);
 }
 END_TEST
 
@@ -455,17 +427,15 @@ START_TEST(test_limits_of_a_start_with_few_descriptors_are_kept)
     ck_assert_int_eq(server_counts(s, "accept_errors"), 0);
     for (int i = 0; i < count; i++)
         client_close(clients[i]);
-    stop(s);
+    stop_drained(s);
 }
 END_TEST
 
 int main(void)
 {
     Suite *suite = suite_create("limits");
-    TCase *tcase = tcase_create("limits");
+    TCase *tcase = add_case(suite, "limits");
 
-    tcase_set_timeout(tcase, TEST_TIMEOUT);
-    tcase_add_checked_fixture(tcase, set_up, tear_down);
     tcase_add_test(tcase, test_connections_over_the_limit_are_told_so);
     tcase_add_test(tcase, test_place_of_a_client_that_left_is_free_at_once);
     tcase_add_test(tcase,
@@ -481,6 +451,5 @@ int main(void)
                    test_line_of_the_limit_is_served_and_one_more_byte_is_not);
     tcase_add_test(tcase,
                    test_limits_of_a_start_with_few_descriptors_are_kept);
-    suite_add_tcase(suite, tcase);
     return run_suite(suite) == 0 ? 0 : 1;
 }

@@ -10,7 +10,7 @@
  *
  * SPDX-License-Identifier: MIT
  */
-#include "harness.h"
+#include "fixture.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -30,7 +30,6 @@ struct bytes {
         literal, sizeof(literal) - 1                                          \
     }
 
-static struct rogue *upstream;
 static struct server *server;
 
 static void set_up(void)
@@ -683,8 +682,7 @@ START_TEST(test_hanging_upstream_holds_its_own_client_only)
         hanging[i] = client_open(server);
         client_say(hanging[i], "/hang");
     }
-    while (rogue_counts(upstream).busy < COUNT(hanging))
-        let_pass(2);
+    await_busy(COUNT(hanging));
     struct client *c = client_open(server);
     for (int i = 0; i < 20; i++)
         ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
@@ -734,20 +732,11 @@ START_TEST(test_endless_line_takes_little_memory)
 }
 END_TEST
 
-static TCase *add_case(Suite *suite, const char *name)
-{
-    TCase *tcase = tcase_create(name);
-    tcase_set_timeout(tcase, TEST_TIMEOUT);
-    tcase_add_checked_fixture(tcase, set_up, tear_down);
-    suite_add_tcase(suite, tcase);
-    return tcase;
-}
-
 static Suite *protocol_suite(void)
 {
     Suite *suite = suite_create("protocol");
 
-    TCase *lines = add_case(suite, "lines");
+    TCase *lines = add_case_with(suite, "lines", set_up, tear_down);
     tcase_add_loop_test(lines, test_exchange, 0, COUNT(exchanges));
     tcase_add_loop_test(lines, test_target_asked_for, 0, COUNT(targets));
     tcase_add_test(lines, test_every_byte_is_encoded_and_returned);
@@ -760,7 +749,7 @@ static Suite *protocol_suite(void)
     tcase_add_test(lines, test_replies_keep_the_order_of_the_lines);
     tcase_add_test(lines, test_line_of_4_mib_is_refused_and_the_next_served);
 
-    TCase *answers = add_case(suite, "answers");
+    TCase *answers = add_case_with(suite, "answers", set_up, tear_down);
     tcase_add_loop_test(answers, test_body_becomes_one_line, 0, COUNT(bodies));
     tcase_add_test(answers, test_empty_answers_are_empty_replies);
     tcase_add_loop_test(answers, test_upstream_may_keep_the_connection_or_not,
@@ -771,7 +760,7 @@ static Suite *protocol_suite(void)
     tcase_add_test(answers, test_redirect_is_not_followed);
     tcase_add_test(answers, test_upstream_that_comes_back_is_found_again);
 
-    TCase *clients = add_case(suite, "clients");
+    TCase *clients = add_case_with(suite, "clients", set_up, tear_down);
     tcase_add_test(clients, test_100_clients_get_their_own_replies);
     tcase_add_test(clients, test_50_clients_are_served_side_by_side);
     return suite;
@@ -781,7 +770,7 @@ static Suite *robust_suite(void)
 {
     Suite *suite = suite_create("robust");
 
-    TCase *clients = add_case(suite, "clients");
+    TCase *clients = add_case_with(suite, "clients", set_up, tear_down);
     tcase_add_loop_test(clients, test_client_that_leaves_harms_nobody, 0,
                         COUNT(departures));
     tcase_add_test(clients, test_client_that_never_reads_holds_nobody_up);
@@ -789,7 +778,7 @@ static Suite *robust_suite(void)
     tcase_add_test(clients, test_1000_connections_come_and_go_without_a_trace);
     tcase_add_test(clients, test_endless_line_takes_little_memory);
 
-    TCase *answers = add_case(suite, "answers");
+    TCase *answers = add_case_with(suite, "answers", set_up, tear_down);
     tcase_add_loop_test(answers, test_body_in_chunks_becomes_one_line, 0,
                         COUNT(bodies));
     tcase_add_loop_test(answers, test_upstream_may_answer_in_its_own_manner, 0,

@@ -4,7 +4,7 @@
  *
  * SPDX-License-Identifier: MIT
  */
-#include "harness.h"
+#include "fixture.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -19,29 +19,6 @@
 #include <unistd.h>
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
-
-static struct rogue *upstream;
-
-static void set_up(void)
-{
-    upstream = rogue_start(0);
-    ck_assert_ptr_nonnull(upstream);
-}
-
-static void tear_down(void)
-{
-    rogue_stop(upstream);
-}
-
-/* Waits until so many requests are being answered. */
-static void await_busy(unsigned long requests)
-{
-    long long deadline = now_ms() + PATIENCE_MS;
-    while (rogue_counts(upstream).busy < requests) {
-        ck_assert_int_lt(now_ms(), deadline);
-        let_pass(2);
-    }
-}
 
 /* Its end after the signal that it had, with status 0. */
 static void end(struct server *s)
@@ -436,11 +413,8 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("shutdown");
-    TCase *ending = tcase_create("end");
-    TCase *summary = tcase_create("summary");
+    TCase *ending = add_case(suite, "end");
 
-    tcase_set_timeout(ending, TEST_TIMEOUT);
-    tcase_add_checked_fixture(ending, set_up, tear_down);
     tcase_add_loop_test(ending,
                         test_no_line_that_was_received_is_left_unanswered, 0,
                         COUNT(endings));
@@ -458,13 +432,10 @@ int main(void)
                         COUNT(endings));
     tcase_add_test(
         ending, test_a_hanging_line_does_not_keep_other_clients_from_ending);
-    suite_add_tcase(suite, ending);
 
-    tcase_set_timeout(summary, TEST_TIMEOUT);
-    tcase_add_checked_fixture(summary, set_up, tear_down);
+    TCase *summary = add_case(suite, "summary");
     tcase_add_test(summary, test_summary_equals_what_clients_counted);
     tcase_add_test(summary, test_counts_are_exact_with_many_clients_at_once);
     tcase_add_test(summary, test_signals_in_a_storm_of_requests_break_nothing);
-    suite_add_tcase(suite, summary);
     return run_suite(suite) == 0 ? 0 : 1;
 }

@@ -4,32 +4,13 @@
  *
  * SPDX-License-Identifier: MIT
  */
-#include "harness.h"
+#include "fixture.h"
 
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-
-static struct rogue *upstream;
-
-static void set_up(void)
-{
-    upstream = rogue_start(0);
-    ck_assert_ptr_nonnull(upstream);
-}
-
-static void tear_down(void)
-{
-    rogue_stop(upstream);
-}
-
-static void stop(struct server *s)
-{
-    ck_assert_int_eq(server_stop(s), 0);
-    server_free(s);
-}
 
 START_TEST(test_half_a_line_times_out)
 {
@@ -44,8 +25,7 @@ START_TEST(test_half_a_line_times_out)
     ck_assert_str_eq(client_line(c), "<end>");
     ck_assert_int_eq(server_counts(s, "error_line_timed_out"), 1);
     client_close(c);
-    server_recovers(s, before);
-    stop(s);
+    stop_recovered(s, before);
 }
 END_TEST
 
@@ -64,8 +44,7 @@ START_TEST(test_trickled_bytes_do_not_put_off_the_line_timeout)
     ck_assert_int_ge(now_ms() - start, 290);
     ck_assert_str_eq(client_line(c), "<end>");
     client_close(c);
-    server_recovers(s, before);
-    stop(s);
+    stop_recovered(s, before);
 }
 END_TEST
 
@@ -84,7 +63,7 @@ START_TEST(test_line_that_times_out_is_told_to_a_client_that_still_sends)
     ck_assert_str_eq(client_line(c), "error: line timed out");
     ck_assert_str_eq(client_line(c), "<end>");
     client_close(c);
-    stop(s);
+    stop_drained(s);
 }
 END_TEST
 
@@ -105,8 +84,7 @@ START_TEST(test_rest_of_a_line_too_long_times_out_too)
     /* It had its reply. */
     ck_assert_str_eq(client_line(c), "<end>");
     client_close(c);
-    server_recovers(s, before);
-    stop(s);
+    stop_recovered(s, before);
 }
 END_TEST
 
@@ -121,7 +99,7 @@ START_TEST(test_line_timeout_is_not_for_idle_clients_nor_fetches)
     ck_assert_str_eq(client_ask(c, "two"), "echo: two");
     ck_assert_str_eq(client_ask(c, "/delay/500"), "echo: /delay/500");
     client_close(c);
-    stop(s);
+    stop_drained(s);
 }
 END_TEST
 
@@ -138,7 +116,7 @@ START_TEST(test_line_timeout_begins_anew_with_each_line)
         ck_assert_str_eq(client_line(c), "echo: line");
     }
     client_close(c);
-    stop(s);
+    stop_drained(s);
 }
 END_TEST
 
@@ -157,8 +135,7 @@ START_TEST(test_idle_client_is_let_go_without_a_word)
     ck_assert_int_eq(server_counts(s, "errors"), 0);
     client_close(silent);
     client_close(served);
-    server_recovers(s, before);
-    stop(s);
+    stop_recovered(s, before);
 }
 END_TEST
 
@@ -172,7 +149,7 @@ START_TEST(test_idle_timeout_is_not_for_lines_nor_fetches)
     ck_assert_str_eq(client_ask(c, "/delay/1200"), "echo: /delay/1200");
     ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
     client_close(c);
-    stop(s);
+    stop_drained(s);
 }
 END_TEST
 
@@ -208,8 +185,7 @@ START_TEST(test_deaf_client_and_hanging_fetch_are_let_go_after_ten_seconds)
     long long start = now_ms();
 
     client_say(hanging, "/hang");
-    while (rogue_counts(upstream).busy == 0)
-        let_pass(2);
+    await_busy(1);
     ck_assert_int_eq(kill(stopping->pid, SIGTERM), 0);
 
     stuff(deaf);
@@ -220,8 +196,7 @@ START_TEST(test_deaf_client_and_hanging_fetch_are_let_go_after_ten_seconds)
     /* The send that waits began at most that long before it was noticed. */
     ck_assert_int_ge(now_ms() - start, 9900);
     client_reset(deaf);
-    server_recovers(s, before);
-    stop(s);
+    stop_recovered(s, before);
 
     ck_assert(server_ends(stopping, PATIENCE_MS));
     ck_assert_int_ge(now_ms() - start, 9900);
@@ -246,17 +221,15 @@ START_TEST(test_client_that_reads_late_gets_a_long_reply_whole)
     ck_assert_uint_eq(strspn(reply + 6, "x"), LEN);
     ck_assert_str_eq(client_line(c), "echo: next");
     client_close(c);
-    stop(s);
+    stop_drained(s);
 }
 END_TEST
 
 int main(void)
 {
     Suite *suite = suite_create("timeouts");
-    TCase *tcase = tcase_create("clients");
+    TCase *tcase = add_case(suite, "clients");
 
-    tcase_set_timeout(tcase, TEST_TIMEOUT);
-    tcase_add_checked_fixture(tcase, set_up, tear_down);
     tcase_add_test(tcase, test_half_a_line_times_out);
     tcase_add_test(tcase, test_trickled_bytes_do_not_put_off_the_line_timeout);
     tcase_add_test(
@@ -271,6 +244,5 @@ int main(void)
     tcase_add_test(
         tcase,
         test_deaf_client_and_hanging_fetch_are_let_go_after_ten_seconds);
-    suite_add_tcase(suite, tcase);
     return run_suite(suite) == 0 ? 0 : 1;
 }

@@ -7,7 +7,7 @@
  */
 #define _GNU_SOURCE /* memfd_create */
 #include "command.h"
-#include "harness.h"
+#include "fixture.h"
 #include "shim.h"
 
 #include <errno.h>
@@ -20,7 +20,6 @@
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-static struct rogue *upstream;
 static struct shim *shim;
 static int shim_file;
 static bool skipped; /* a sanitizer has a malloc of its own */
@@ -31,8 +30,7 @@ static void set_up(void)
     skipped = server_sanitized(s);
     server_free(s);
 
-    upstream = rogue_start(0);
-    ck_assert_ptr_nonnull(upstream);
+    start_upstream();
     shim_file = memfd_create("shim", 0);
     ck_assert_int_ge(shim_file, 0);
     ck_assert_int_eq(ftruncate(shim_file, sizeof *shim), 0);
@@ -45,7 +43,7 @@ static void tear_down(void)
 {
     munmap(shim, sizeof *shim);
     close(shim_file);
-    rogue_stop(upstream);
+    stop_upstream();
 }
 
 /* Starts threadecho with the shim; it fetches from the rogue by this name. */
@@ -57,14 +55,6 @@ static struct server *start(const char *host, const char *options)
                         "--max-fetches 1 %s",
                         kit_program("tests/shim.so"), (int)getpid(), shim_file,
                         threadecho(), host, rogue_port(upstream), options);
-}
-
-/* Stops the server, which must know of no connection that is left. */
-static void stop(struct server *s)
-{
-    ck_assert_int_eq(server_stop(s), 0);
-    ck_assert_int_eq(server_logged(s, "cut off"), 0);
-    server_free(s);
 }
 
 /* From now on so many calls go well, then so many fail. */
@@ -115,8 +105,7 @@ START_TEST(test_each_allocation_of_a_warm_request_fails_in_turn)
         }
     }
     client_close(c);
-    server_recovers(s, before);
-    stop(s);
+    stop_recovered(s, before);
 }
 END_TEST
 
@@ -143,8 +132,7 @@ START_TEST(test_each_allocation_of_a_long_request_fails_in_turn)
             break;
     }
     client_close(c);
-    server_recovers(s, before);
-    stop(s);
+    stop_recovered(s, before);
 }
 END_TEST
 
@@ -190,8 +178,7 @@ START_TEST(test_out_of_memory_is_what_the_client_is_told)
     ck_assert_int_eq(server_counts(s, "error_out_of_memory"), 1);
     ck_assert_int_eq(server_counts(s, "rejected"), 3);
     client_close(c);
-    server_recovers(s, before);
-    stop(s);
+    stop_recovered(s, before);
 }
 END_TEST
 
@@ -231,8 +218,7 @@ START_TEST(test_accepting_goes_on_after_an_error)
                      accept_errors[_i].counted ? count : 0);
     ck_assert_int_eq(server_logged(s, "cannot accept"), pauses ? 1 : 0);
     client_close(c);
-    server_recovers(s, before);
-    stop(s);
+    stop_recovered(s, before);
 }
 END_TEST
 
@@ -255,8 +241,7 @@ START_TEST(test_threads_that_cannot_be_had_are_told_counted_and_given_up)
     ck_assert_int_eq(server_counts(s, "thread_errors"), 100);
     ck_assert_int_eq(server_counts(s, "rejected"), 100);
     ck_assert_int_le(server_logged(s, "cannot start thread"), 2);
-    server_recovers(s, before);
-    stop(s);
+    stop_recovered(s, before);
 }
 END_TEST
 
@@ -279,8 +264,7 @@ START_TEST(test_names_that_do_not_resolve_may_do_so_later)
         ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
     }
     client_close(c);
-    server_recovers(s, before);
-    stop(s);
+    stop_recovered(s, before);
 }
 END_TEST
 
@@ -301,7 +285,7 @@ START_TEST(test_name_is_an_error_while_its_thread_cannot_be_had)
     disarm();
     ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
     client_close(c);
-    stop(s);
+    stop_drained(s);
 }
 END_TEST
 
@@ -343,7 +327,7 @@ START_TEST(test_each_send_and_recv_of_a_request_fails_in_turn)
             break;
         server_recovers(s, before);
     }
-    stop(s);
+    stop_drained(s);
 }
 END_TEST
 
@@ -365,25 +349,15 @@ START_TEST(test_one_byte_at_a_time_is_enough)
                      "error: upstream returned 404");
     ck_assert_int_gt(disarm(), 40);
     client_close(c);
-    server_recovers(s, before);
-    stop(s);
+    stop_recovered(s, before);
 }
 END_TEST
-
-static TCase *add_case(Suite *suite, const char *name)
-{
-    TCase *tcase = tcase_create(name);
-    tcase_set_timeout(tcase, TEST_TIMEOUT);
-    tcase_add_checked_fixture(tcase, set_up, tear_down);
-    suite_add_tcase(suite, tcase);
-    return tcase;
-}
 
 int main(void)
 {
     Suite *suite = suite_create("torture");
 
-    TCase *memory = add_case(suite, "memory");
+    TCase *memory = add_case_with(suite, "memory", set_up, tear_down);
     tcase_add_loop_test(memory,
                         test_each_allocation_of_a_warm_request_fails_in_turn,
                         0, COUNT(counts));
@@ -395,7 +369,7 @@ int main(void)
                         0, COUNT(counts));
     tcase_add_test(memory, test_out_of_memory_is_what_the_client_is_told);
 
-    TCase *threads = add_case(suite, "threads");
+    TCase *threads = add_case_with(suite, "threads", set_up, tear_down);
     tcase_add_loop_test(threads, test_accepting_goes_on_after_an_error, 0,
                         COUNT(accept_errors));
     tcase_add_test(
@@ -404,7 +378,7 @@ int main(void)
     tcase_add_test(threads,
                    test_name_is_an_error_while_its_thread_cannot_be_had);
 
-    TCase *network = add_case(suite, "network");
+    TCase *network = add_case_with(suite, "network", set_up, tear_down);
     tcase_add_loop_test(network,
                         test_names_that_do_not_resolve_may_do_so_later, 0,
                         COUNT(name_errors));
