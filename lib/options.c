@@ -146,6 +146,8 @@ static const struct row *find_row(int letter)
 static void log_mistake(int result, const char *word)
 {
     const struct row *row = find_row(optopt);
+    size_t name_len = strcspn(word, "=:@");
+    char shown[SHOWN_SIZE];
 
     if (result == ':' && row->letter < 256)
         log_line("option requires an argument -- '%c'", row->letter);
@@ -155,9 +157,12 @@ static void log_mistake(int result, const char *word)
         log_line("option '--%s' takes no argument", row->name);
     else if (optopt != 0)
         log_line("invalid option -- '%c'", optopt);
-    else
-        log_line("unrecognized or ambiguous option '%.*s'",
-                 (int)strcspn(word, "="), word);
+    else if (name_len == strcspn(word, "="))
+        log_line("unrecognized or ambiguous option '%.*s'", (int)name_len,
+                 word);
+    else /* a URL may have lost its blank */
+        log_line("unrecognized or ambiguous option '%s'",
+                 hide_password(word, shown, sizeof shown));
 }
 
 bool parse_options(int argc, char **argv, struct options *options)
