@@ -63,6 +63,11 @@ int run_suite(Suite *suite)
     return failed;
 }
 
+void tell_skipped(const char *why)
+{
+    fprintf(stderr, "skipped: %s\n", why);
+}
+
 static struct sockaddr_in loopback(int port)
 {
     return (struct sockaddr_in){
@@ -130,7 +135,8 @@ int deaf_port(int *port)
 static _Noreturn void become_server(const char *command, int log, pid_t parent)
 {
     int null = open("/dev/null", O_RDWR);
-    if (prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && getppid() == parent &&
+    pid_t now = getppid(); /* 0: it is outside of this PID namespace */
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) == 0 && (now == parent || now == 0) &&
         null >= 0 && dup2(null, STDIN_FILENO) >= 0 &&
         dup2(null, STDOUT_FILENO) >= 0 && dup2(log, STDERR_FILENO) >= 0) {
         close(null);

@@ -27,6 +27,9 @@ long long now_ms(void);
 /* Lets time pass that the test is about; never to wait for something. */
 void let_pass(long ms);
 
+/* Reports why the test that runs returns without having tested anything. */
+void tell_skipped(const char *why);
+
 /* Runs the suite and prints Check's totals. Returns how many tests failed. */
 int run_suite(Suite *suite);
 

@@ -1,14 +1,17 @@
 /*
- * How threadecho ends, and what it says of itself: SIGTERM and SIGINT drain,
- * a second one kills, SIGUSR1 prints a summary that clients can confirm.
+ * How threadecho ends, and what it says of itself: SIGTERM, SIGINT and SIGHUP
+ * drain, a second one kills, SIGUSR1 prints a summary that clients can
+ * confirm.
  *
  * SPDX-License-Identifier: MIT
  */
+#define _GNU_SOURCE /* unshare */
 #include "fixture.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +30,7 @@ static void end(struct server *s)
     ck_assert_int_eq(server_stop(s), 0);
 }
 
-static const int endings[] = {SIGTERM, SIGINT};
+static const int endings[] = {SIGTERM, SIGINT, SIGHUP};
 
 START_TEST(test_no_line_that_was_received_is_left_unanswered)
 {
@@ -258,6 +261,68 @@ START_TEST(test_second_signal_ends_it_at_once)
 }
 END_TEST
 
+/* Returns whether it is process 1 of a PID namespace. */
+static bool is_process_1(const struct server *s)
+{
+    char path[64], line[128], expected[64];
+    bool found = false;
+
+    snprintf(path, sizeof path, "/proc/%d/status", (int)s->pid);
+    snprintf(expected, sizeof expected, "NSpid:\t%d\t1\n", (int)s->pid);
+    FILE *file = fopen(path, "re");
+    ck_assert_ptr_nonnull(file);
+    while (!found && fgets(line, sizeof line, file) != NULL)
+        found = strcmp(line, expected) == 0;
+    fclose(file);
+    return found;
+}
+
+/* Process 1 of a container has no default actions: what kills any other
+ * process does nothing to it. */
+START_TEST(test_second_signal_ends_process_1_at_once)
+{
+    if (unshare(CLONE_NEWPID) != 0) {
+        tell_skipped("no PID namespace may be made");
+        return;
+    }
+    struct server *s = threadecho_start(upstream, "--timeout 60");
+    ck_assert(is_process_1(s));
+    struct client *c = client_open(s);
+
+    client_say(c, "/hang");
+    await_busy(1);
+    ck_assert_int_eq(kill(s->pid, endings[_i]), 0);
+    let_pass(100);
+    ck_assert(!server_ends(s, 0));
+    long long start = now_ms();
+    ck_assert_int_eq(kill(s->pid, endings[_i]), 0);
+    ck_assert(server_ends(s, PATIENCE_MS));
+    ck_assert_int_lt(now_ms() - start, 5000);
+    ck_assert_int_eq(server_stop(s), 128 + endings[_i]);
+    client_close(c);
+    server_free(s);
+}
+END_TEST
+
+START_TEST(test_hangup_is_ignored_if_it_was_at_the_start)
+{
+    struct server *s = server_start(
+        NULL, "sh -c 'trap \"\" HUP; exec %s --echo --listen 127.0.0.1:0'",
+        threadecho());
+    struct client *c = client_open(s);
+
+    for (int i = 0; i < 3; i++) {
+        ck_assert_int_eq(kill(s->pid, SIGHUP), 0);
+        let_pass(30);
+        ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+        client_close(c);
+        c = client_open(s);
+    }
+    client_close(c);
+    stop_drained(s);
+}
+END_TEST
+
 START_TEST(test_a_hanging_line_does_not_keep_other_clients_from_ending)
 {
     struct server *s = threadecho_start(upstream, "--timeout 1.5");
@@ -405,8 +470,7 @@ START_TEST(test_signals_in_a_storm_of_requests_break_nothing)
     }
     for (int i = 0; i < CLIENTS; i++)
         client_close(clients[i]);
-    ck_assert_int_eq(server_stop(s), 0);
-    server_free(s);
+    stop_drained(s);
 }
 END_TEST
 
@@ -430,6 +494,9 @@ int main(void)
     tcase_add_test(ending, test_nobody_is_accepted_while_it_drains);
     tcase_add_loop_test(ending, test_second_signal_ends_it_at_once, 0,
                         COUNT(endings));
+    tcase_add_loop_test(ending, test_second_signal_ends_process_1_at_once, 0,
+                        COUNT(endings));
+    tcase_add_test(ending, test_hangup_is_ignored_if_it_was_at_the_start);
     tcase_add_test(
         ending, test_a_hanging_line_does_not_keep_other_clients_from_ending);
 
