@@ -5,8 +5,10 @@
  * SPDX-License-Identifier: MIT
  */
 #define _GNU_SOURCE /* prlimit */
+#include "command.h"
 #include "fixture.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -431,6 +433,117 @@ START_TEST(test_limits_of_a_start_with_few_descriptors_are_kept)
 }
 END_TEST
 
+/* Each connection and each error is logged, and none of it can be. */
+START_TEST(test_log_at_its_size_limit_stops_nothing)
+{
+    struct server *s = threadecho_start(NULL, "--echo --verbose");
+    struct holding before = server_rests(s);
+    rlim_t was = limit(s, RLIMIT_FSIZE, 0);
+    char *log = server_log(s);
+
+    for (int i = 0; i < 5; i++) {
+        struct client *c = client_open(s);
+        ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+        ck_assert_int_eq(kill(s->pid, SIGUSR1), 0);
+        ck_assert_str_eq(client_ask(c, "again"), "echo: again");
+        client_close(c);
+    }
+    server_recovers(s, before);
+    char *later = server_log(s);
+    ck_assert_str_eq(later, log);
+    free(later);
+    free(log);
+    limit(s, RLIMIT_FSIZE, was);
+    ck_assert_int_ge(server_counts(s, "requests"), 10);
+    stop_recovered(s, before);
+}
+END_TEST
+
+START_TEST(test_log_without_room_from_the_start_stops_nothing)
+{
+    struct server *s =
+        server_start(NULL,
+                     "sh -c 'ulimit -f 0 && exec %s --echo --verbose "
+                     "--listen 127.0.0.1:{port}'",
+                     threadecho());
+    struct client *c = client_open(s);
+
+    ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+    client_close(c);
+    stop_drained(s);
+}
+END_TEST
+
+START_TEST(test_descriptor_limit_that_is_too_low_is_named)
+{
+    struct command *run = command_run(
+        "ulimit -n 12 && exec %s --echo --listen 127.0.0.1:0", threadecho());
+
+    if (own_sanitizer() == NULL) /* else its run time may end it before */
+        ck_assert_str_eq(run->err,
+                         "threadecho: a descriptor limit of 12 is too low "
+                         "(raise it with ulimit -n)\n");
+    ck_assert_int_ne(run->status, 0);
+    command_free(run);
+}
+END_TEST
+
+static const struct {
+    const char *options;
+    const char *warning;
+} warnings[] = {
+    {"--max-connections 990", "threadecho: warning: 990 connections and 1 "
+                              "fetches may need "},
+    {"--max-connections 300 --max-fetches 300",
+     "threadecho: warning: 300 connections and 300 fetches may need "},
+    {"--echo --max-connections 1000000",
+     "threadecho: warning: 1000000 connections and 0 fetches may need "},
+};
+
+START_TEST(test_limits_that_are_too_high_are_warned_of)
+{
+    struct server *s = server_start(
+        NULL, "sh -c 'ulimit -n 1000 && exec %s --listen 127.0.0.1:0 %s'",
+        threadecho(), warnings[_i].options);
+
+    ck_assert_int_eq(server_logged(s, warnings[_i].warning), 1);
+    ck_assert_int_eq(server_logged(s, "the limit is 1000 (raise it with "
+                                      "ulimit -n)"),
+                     1);
+    stop_drained(s);
+}
+END_TEST
+
+/* Address space for 50 threads of the largest stack, and no more. */
+START_TEST(test_limit_of_threads_is_named_and_kept)
+{
+    if (own_sanitizer() != NULL) { /* which maps far more */
+        tell_skipped("a sanitizer needs its address space");
+        return;
+    }
+    struct server *s =
+        server_start(NULL,
+                     "sh -c 'ulimit -v 52428800 && exec %s --echo "
+                     "--listen 127.0.0.1:0 --stack-size 1048576'",
+                     threadecho());
+    ck_assert_int_eq(server_logged(s, "at most 50 connections"), 1);
+    ck_assert_int_eq(server_logged(s, "warning"), 0);
+    stop_drained(s);
+
+    s = server_start(NULL,
+                     "sh -c 'ulimit -v 52428800 && exec %s --echo "
+                     "--listen 127.0.0.1:0 --stack-size 1048576 "
+                     "--max-connections 51'",
+                     threadecho());
+    ck_assert_int_eq(server_logged(s, "warning: the limit of address space is "
+                                      "53687091200, which leaves room for 50 "
+                                      "of 51 connections (raise it with "
+                                      "ulimit -v)"),
+                     1);
+    stop_drained(s);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("limits");
@@ -451,5 +564,13 @@ int main(void)
                    test_line_of_the_limit_is_served_and_one_more_byte_is_not);
     tcase_add_test(tcase,
                    test_limits_of_a_start_with_few_descriptors_are_kept);
+    tcase_add_test(tcase, test_log_at_its_size_limit_stops_nothing);
+    tcase_add_test(tcase, test_log_without_room_from_the_start_stops_nothing);
+
+    TCase *start = add_case(suite, "start");
+    tcase_add_test(start, test_descriptor_limit_that_is_too_low_is_named);
+    tcase_add_loop_test(start, test_limits_that_are_too_high_are_warned_of, 0,
+                        sizeof warnings / sizeof warnings[0]);
+    tcase_add_test(start, test_limit_of_threads_is_named_and_kept);
     return run_suite(suite) == 0 ? 0 : 1;
 }
