@@ -1,6 +1,7 @@
 /*
- * Preloaded into a server, fails the calls that shim.h describes. It leans on
- * GNU's library, whose malloc has a second name.
+ * shim.c - preloaded into a server, fails the calls that shim.h describes
+ *
+ * It needs the GNU C library, whose malloc has a second name.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -11,11 +12,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -32,6 +36,12 @@ static int (*real_getaddrinfo)(const char *, const char *,
                                const struct addrinfo *, struct addrinfo **);
 static ssize_t (*real_send)(int, const void *, size_t, int);
 static ssize_t (*real_recv)(int, void *, size_t, int);
+static int (*real_poll)(struct pollfd *, nfds_t, int);
+static int (*real_pipe2)(int *, int);
+static int (*real_socket)(int, int, int);
+static int (*real_epoll_create1)(int);
+static int (*real_epoll_ctl)(int, int, int, struct epoll_event *);
+static int (*real_setrlimit)(__rlimit_resource_t, const struct rlimit *);
 
 /* Sets a pointer to a function to the next library's function of that name.
  * ISO C has no conversion for this, hence the copy. */
@@ -52,6 +62,12 @@ __attribute__((constructor)) static void start(void)
     find(&real_getaddrinfo, "getaddrinfo");
     find(&real_send, "send");
     find(&real_recv, "recv");
+    find(&real_poll, "poll");
+    find(&real_pipe2, "pipe2");
+    find(&real_socket, "socket");
+    find(&real_epoll_create1, "epoll_create1");
+    find(&real_epoll_ctl, "epoll_ctl");
+    find(&real_setrlimit, "setrlimit");
     if (path == NULL)
         return;
     int fd = open(path, O_RDWR | O_CLOEXEC);
@@ -63,7 +79,7 @@ __attribute__((constructor)) static void start(void)
     shim = map;
 }
 
-/* Counts this call if it is the chosen one; true if it must fail. */
+/* Counts this call if it is the chosen one. Returns whether it must fail. */
 static bool fails(enum shim_call call)
 {
     if (shim == NULL || atomic_load(&shim->call) != (int)call)
@@ -72,6 +88,15 @@ static bool fails(enum shim_call call)
     if (n < 0 || n >= atomic_load(&shim->count))
         return false;
     atomic_fetch_add(&shim->failed, 1);
+    return true;
+}
+
+/* The same for a call that fails with -1 and errno. */
+static bool fails_with_errno(enum shim_call call)
+{
+    if (!fails(call))
+        return false;
+    errno = atomic_load(&shim->error);
     return true;
 }
 
@@ -105,10 +130,8 @@ void *realloc(void *data, size_t size)
 /* The header has a type of its own for the address. */
 int accept4(int fd, __SOCKADDR_ARG address, socklen_t *len, int flags)
 {
-    if (fails(SHIM_ACCEPT4)) {
-        errno = atomic_load(&shim->error);
+    if (fails_with_errno(SHIM_ACCEPT4))
         return -1;
-    }
     return real_accept4(fd, address, len, flags);
 }
 
@@ -158,4 +181,46 @@ ssize_t recv(int fd, void *data, size_t size, int flags)
             return -1;
     }
     return real_recv(fd, data, size, flags);
+}
+
+int poll(struct pollfd *fds, nfds_t count, int timeout_ms)
+{
+    if (count == 3 && fails_with_errno(SHIM_POLL))
+        return -1;
+    return real_poll(fds, count, timeout_ms);
+}
+
+int pipe2(int fds[2], int flags)
+{
+    if (fails_with_errno(SHIM_PIPE2))
+        return -1;
+    return real_pipe2(fds, flags);
+}
+
+int socket(int domain, int type, int protocol)
+{
+    if (fails_with_errno(SHIM_SOCKET))
+        return -1;
+    return real_socket(domain, type, protocol);
+}
+
+int epoll_create1(int flags)
+{
+    if (fails_with_errno(SHIM_EPOLL_CREATE1))
+        return -1;
+    return real_epoll_create1(flags);
+}
+
+int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
+{
+    if (fails_with_errno(SHIM_EPOLL_CTL))
+        return -1;
+    return real_epoll_ctl(epoll, operation, fd, event);
+}
+
+int setrlimit(__rlimit_resource_t resource, const struct rlimit *limit)
+{
+    if (fails_with_errno(SHIM_SETRLIMIT))
+        return -1;
+    return real_setrlimit(resource, limit);
 }

@@ -1,6 +1,7 @@
 /*
- * How a test tells the preloaded shim.so which calls of a server fail. The
- * file that $SHIM names holds this, mapped by both.
+ * shim.h - which calls of a server fail, as a test tells the preloaded shim.so
+ *
+ * The file that $SHIM names holds this, mapped by both.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -16,7 +17,13 @@ enum shim_call {
     SHIM_PTHREAD_CREATE,
     SHIM_GETADDRINFO, /* which knows upstream.test: 127.0.0.1 */
     SHIM_SEND,
-    SHIM_RECV
+    SHIM_RECV,
+    SHIM_POLL, /* of three descriptors, as the accept loop does */
+    SHIM_PIPE2,
+    SHIM_SOCKET,
+    SHIM_EPOLL_CREATE1,
+    SHIM_EPOLL_CTL,
+    SHIM_SETRLIMIT
 };
 
 /* For .error of SHIM_SEND and SHIM_RECV: no failure, but only one byte. */
@@ -25,8 +32,8 @@ enum shim_call {
 struct shim {
     atomic_int call;   /* the one that is counted and fails */
     atomic_int error;  /* its errno, or what it returns */
-    atomic_long after; /* so many calls go well, */
-    atomic_long count; /* so many fail, and the rest goes well again */
+    atomic_long after; /* this many calls succeed, */
+    atomic_long count; /* this many fail, and later ones succeed again */
     atomic_long seen;
     atomic_long failed;
 };

@@ -1,7 +1,7 @@
 /*
- * Lets calls of a running threadecho fail, each in turn, by a preloaded shim:
- * memory, accept4, pthread_create, getaddrinfo, send and recv. Whatever
- * fails, a line gets one reply or its connection ends, and the next is served.
+ * Lets calls of threadecho fail, each in turn, by a preloaded shim. Whatever
+ * fails while it runs, a line gets one reply or its connection ends, and the
+ * next is served. What fails at the start is named, and the exit status is 1.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -13,7 +13,9 @@
 #include <errno.h>
 #include <limits.h>
 #include <netdb.h>
+#include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -57,7 +59,7 @@ static struct server *start(const char *host, const char *options)
                         threadecho(), host, rogue_port(upstream), options);
 }
 
-/* From now on so many calls go well, then so many fail. */
+/* From now on this many calls succeed, then this many fail. */
 static void arm(enum shim_call call, int error, long after, long count)
 {
     atomic_store(&shim->call, SHIM_NONE);
@@ -69,11 +71,21 @@ static void arm(enum shim_call call, int error, long after, long count)
     atomic_store(&shim->call, (int)call);
 }
 
-/* From now on all goes well. Returns how many calls have failed. */
+/* From now on all calls succeed. Returns how many have failed. */
 static long disarm(void)
 {
     atomic_store(&shim->call, SHIM_NONE);
     return atomic_load(&shim->failed);
+}
+
+/* Waits until this many calls have failed: a client may hear of it before. */
+static void await_failed(long calls)
+{
+    long long deadline = now_ms() + PATIENCE_MS;
+    while (atomic_load(&shim->failed) < calls) {
+        ck_assert_int_lt(now_ms(), deadline);
+        let_pass(2);
+    }
 }
 
 /* A reply to "hello" must be right, or an error. */
@@ -245,6 +257,199 @@ START_TEST(test_threads_that_cannot_be_had_are_told_counted_and_given_up)
 }
 END_TEST
 
+/* Lets threads fail until so many clients have been told. */
+static void lack_threads(const struct server *s, int clients)
+{
+    arm(SHIM_PTHREAD_CREATE, EAGAIN, 0, clients);
+    for (int i = 0; i < clients; i++) {
+        struct client *c = client_open(s);
+        ck_assert_str_eq(client_line(c), "error: cannot start a thread");
+        client_close(c);
+    }
+    ck_assert_int_eq(disarm(), clients);
+}
+
+/* A connection whose thread did not start was listed for a moment. */
+START_TEST(test_connection_without_a_thread_leaves_no_trace)
+{
+    enum { CLIENTS = 5, LACKING = 4000 };
+    struct client *clients[CLIENTS];
+    if (skipped)
+        return;
+    struct server *s = start("127.0.0.1", "");
+    struct holding before = server_rests(s);
+
+    for (int i = 0; i < CLIENTS; i++) {
+        clients[i] = client_open(s);
+        ck_assert_str_eq(client_ask(clients[i], "hello"), "echo: hello");
+    }
+    ck_assert_int_eq(server_counts(s, "peak_threads"), CLIENTS);
+    lack_threads(s, 100);
+    ck_assert_int_eq(server_counts(s, "peak_threads"), CLIENTS);
+    long memory = server_status(s, "VmRSS");
+    lack_threads(s, LACKING); /* a KiB and more each, if kept */
+    ck_assert_int_lt(server_status(s, "VmRSS") - memory, LACKING / 4);
+    for (int i = 0; i < CLIENTS; i++)
+        client_close(clients[i]);
+    server_recovers(s, before);
+    ck_assert_int_eq(server_counts(s, "peak_threads"), CLIENTS);
+    ck_assert_int_eq(server_counts(s, "thread_errors"), 100 + LACKING);
+    stop_drained(s);
+}
+END_TEST
+
+/* What is allocated for a connection before its thread starts. */
+START_TEST(test_each_allocation_of_a_connection_fails_in_turn)
+{
+    enum { ALLOCATIONS = 3 }; /* the connection, its line and its reply */
+    if (skipped)
+        return;
+    struct server *s = start("127.0.0.1", "");
+    struct holding before = server_rests(s);
+
+    for (long n = 0; n < ALLOCATIONS; n++) {
+        arm(SHIM_ALLOC, ENOMEM, n, 1);
+        struct client *c = client_open(s);
+        ck_assert_str_eq(client_line(c), "error: out of memory");
+        ck_assert_str_eq(client_line(c), "<end>");
+        ck_assert_int_eq(disarm(), 1);
+        client_close(c);
+        server_recovers(s, before);
+    }
+    ck_assert_int_eq(server_counts(s, "rejected"), ALLOCATIONS);
+    ck_assert_int_eq(server_counts(s, "errors"), 0);
+    stop_drained(s);
+}
+END_TEST
+
+/* Without memory to wait for its close, a rejected client is still told. */
+START_TEST(test_rejected_client_is_told_though_it_cannot_linger)
+{
+    if (skipped)
+        return;
+    struct server *s = start("127.0.0.1", "--max-connections 1");
+    struct holding before = server_rests(s);
+    struct client *served = client_open(s);
+
+    ck_assert_str_eq(client_ask(served, "hello"), "echo: hello");
+    arm(SHIM_EPOLL_CTL, ENOMEM, 0, LONG_MAX);
+    for (int i = 0; i < 10; i++) {
+        struct client *c = client_open(s);
+        ck_assert_str_eq(client_line(c), "error: too many connections");
+        ck_assert_str_eq(client_line(c), "<end>");
+        client_close(c);
+    }
+    await_failed(10);
+    ck_assert_int_eq(disarm(), 10);
+    client_finish(served);
+    ck_assert_str_eq(client_line(served), "<end>");
+    client_close(served);
+    stop_recovered(s, before);
+}
+END_TEST
+
+static const struct {
+    int error;
+    bool pauses;
+} poll_errors[] = {{EINTR, false}, {ENOMEM, true}, {EINVAL, true}};
+
+START_TEST(test_accepting_goes_on_after_poll_has_failed)
+{
+    enum { FAILURES = 4 };
+    bool pauses = poll_errors[_i].pauses;
+    if (skipped)
+        return;
+    struct server *s = start("127.0.0.1", "");
+    struct holding before = server_rests(s);
+    struct client *c = client_open(s);
+
+    ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+    arm(SHIM_POLL, poll_errors[_i].error, 0, FAILURES);
+    client_close(client_open(s)); /* ends the poll that waits already */
+    long long start_ms = now_ms();
+    struct client *later = client_open(s);
+    ck_assert_str_eq(client_ask(c, "while it fails"), "echo: while it fails");
+    ck_assert_str_eq(client_ask(later, "hello"), "echo: hello");
+    long long took = now_ms() - start_ms;
+    ck_assert_int_eq(disarm(), FAILURES);
+    if (pauses)
+        ck_assert_int_ge(took, 100 * (FAILURES - 1));
+    ck_assert_int_eq(server_logged(s, "cannot accept: "), pauses ? 1 : 0);
+    ck_assert_int_eq(server_counts(s, "accept_errors"), 0);
+    client_close(later);
+    client_close(c);
+    stop_recovered(s, before);
+}
+END_TEST
+
+/* Starts it with --echo and the shim armed, for a command_run. */
+static struct command *run_armed(void)
+{
+    return command_start("exec env LD_PRELOAD=%s SHIM=/proc/%d/fd/%d %s "
+                         "--echo --listen 127.0.0.1:0",
+                         kit_program("tests/shim.so"), (int)getpid(),
+                         shim_file, threadecho());
+}
+
+static const struct {
+    enum shim_call call;
+    int error;
+    const char *says;
+} start_errors[] = {
+    {SHIM_PTHREAD_CREATE, EAGAIN, "cannot start: "},
+    {SHIM_PIPE2, EMFILE, "cannot start: "},
+    {SHIM_EPOLL_CREATE1, ENFILE, "cannot start: "},
+    {SHIM_SOCKET, EMFILE, "cannot listen on 127.0.0.1:0: "},
+    {SHIM_SETRLIMIT, EPERM, "cannot raise the descriptor limit: "},
+};
+
+START_TEST(test_what_fails_at_the_start_is_named)
+{
+    char expected[128];
+    if (skipped)
+        return;
+
+    snprintf(expected, sizeof expected, "threadecho: %s%s\n",
+             start_errors[_i].says, strerror(start_errors[_i].error));
+    arm(start_errors[_i].call, start_errors[_i].error, 0, 1);
+    struct command *run = run_armed();
+    command_wait(run);
+    ck_assert_int_eq(disarm(), 1);
+    ck_assert_str_eq(run->err, expected);
+    ck_assert_int_eq(run->status, 1);
+    command_free(run);
+}
+END_TEST
+
+/* Either it starts all the same, or it says why not. */
+START_TEST(test_each_allocation_of_a_start_fails_in_turn)
+{
+    int refusals = 0;
+
+    for (long n = 0; !skipped; n++) {
+        arm(SHIM_ALLOC, ENOMEM, n, 1);
+        struct command *run = run_armed();
+        command_says(run, "threadecho: ");
+        long failed = disarm();
+        if (failed == 0)
+            command_says(run, "listening on ");
+        if (run->pid > 0) /* it blocks the signal before it says a word */
+            ck_assert_int_eq(kill(run->pid, SIGTERM), 0);
+        command_wait(run);
+        bool started = strstr(run->err, "listening on ") != NULL;
+        ck_assert_msg(started ? run->status == 0
+                              : run->status == 1 || run->status == 2,
+                      "with allocation %ld failing: status %d, %s", n,
+                      run->status, run->err);
+        refusals += !started;
+        command_free(run);
+        if (failed == 0)
+            break;
+    }
+    ck_assert(skipped || refusals > 0);
+}
+END_TEST
+
 static const int name_errors[] = {EAI_NONAME, EAI_AGAIN, EAI_FAIL, EAI_MEMORY};
 
 START_TEST(test_names_that_do_not_resolve_may_do_so_later)
@@ -368,6 +573,9 @@ int main(void)
                         test_each_allocation_of_a_cold_request_fails_in_turn,
                         0, COUNT(counts));
     tcase_add_test(memory, test_out_of_memory_is_what_the_client_is_told);
+    tcase_add_test(memory, test_each_allocation_of_a_connection_fails_in_turn);
+    tcase_add_test(memory,
+                   test_rejected_client_is_told_though_it_cannot_linger);
 
     TCase *threads = add_case_with(suite, "threads", set_up, tear_down);
     tcase_add_loop_test(threads, test_accepting_goes_on_after_an_error, 0,
@@ -377,6 +585,15 @@ int main(void)
         test_threads_that_cannot_be_had_are_told_counted_and_given_up);
     tcase_add_test(threads,
                    test_name_is_an_error_while_its_thread_cannot_be_had);
+
+    tcase_add_test(threads, test_connection_without_a_thread_leaves_no_trace);
+    tcase_add_loop_test(threads, test_accepting_goes_on_after_poll_has_failed,
+                        0, COUNT(poll_errors));
+
+    TCase *starting = add_case_with(suite, "start", set_up, tear_down);
+    tcase_add_loop_test(starting, test_what_fails_at_the_start_is_named, 0,
+                        COUNT(start_errors));
+    tcase_add_test(starting, test_each_allocation_of_a_start_fails_in_turn);
 
     TCase *network = add_case_with(suite, "network", set_up, tear_down);
     tcase_add_loop_test(network,
