@@ -289,12 +289,11 @@ START_TEST(test_connection_without_a_thread_leaves_no_trace)
     long memory = server_status(s, "VmRSS");
     lack_threads(s, LACKING); /* a KiB and more each, if kept */
     ck_assert_int_lt(server_status(s, "VmRSS") - memory, LACKING / 4);
+    ck_assert_int_eq(server_counts(s, "peak_threads"), CLIENTS);
     for (int i = 0; i < CLIENTS; i++)
         client_close(clients[i]);
-    server_recovers(s, before);
-    ck_assert_int_eq(server_counts(s, "peak_threads"), CLIENTS);
     ck_assert_int_eq(server_counts(s, "thread_errors"), 100 + LACKING);
-    stop_drained(s);
+    stop_recovered(s, before);
 }
 END_TEST
 
