@@ -6,23 +6,25 @@
  *
  * SPDX-License-Identifier: MIT
  */
-#define _GNU_SOURCE /* nftw */
+#define _GNU_SOURCE /* nftw, unshare */
 #include "command.h"
 #include "fixture.h"
 
+#include <curl/curl.h>
 #include <ftw.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof((array)[0])))
 
-#define LARGE                                                                 \
-    (2 << 20) /* bytes of the largest file, over any default limit            \
-               */
+/* Bytes of the largest file, which is over any default limit. */
+#define LARGE (2 << 20)
 
 static char dir[64];         /* for what the servers read and write */
 static struct server *other; /* nginx or HAProxy */
@@ -354,6 +356,10 @@ static const char make_certificates[] =
     "leaf old 127.0.0.8 2 ca $ec\n"
     "openssl req -x509 -newkey $ec -nodes -keyout self.key -out self.pem \\\n"
     "    -subj /CN=self -addext subjectAltName=IP:127.0.0.7 -days 2\n"
+    /* A system that trusts the first by its path, the other by its file. */
+    "mkdir system\n"
+    "cp ca.pem system/$(openssl x509 -hash -noout -in ca.pem).0\n"
+    "cp other.pem system/ca-certificates.crt\n"
     "echo 'no certificate' >garbage.pem\n"
     ": >empty.pem\n";
 
@@ -444,6 +450,39 @@ START_TEST(test_handshake_succeeds_or_says_why_not)
     snprintf(more, sizeof more, handshakes[_i].more, dir);
 #pragma GCC diagnostic pop
     expect(handshakes[_i].origin, "/", more, "hello", handshakes[_i].reply);
+}
+END_TEST
+
+/* Puts the directory "system" in the place of libcurl's CA path, for this test
+ * and the servers that it starts. Returns NULL, or why that cannot be done. */
+static const char *replace_ca_path(void)
+{
+    const char *path = curl_version_info(CURLVERSION_NOW)->capath;
+    char system_path[80];
+
+    snprintf(system_path, sizeof system_path, "%s/system", dir);
+    if (path == NULL)
+        return "libcurl has no CA path";
+    if (unshare(CLONE_NEWNS) != 0 ||
+        mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+        mount(system_path, path, NULL, MS_BIND, NULL) != 0)
+        return "the CA path cannot be replaced";
+    return NULL;
+}
+
+START_TEST(test_cacert_is_trusted_instead_of_the_system)
+{
+    char more[128];
+    const char *error = replace_ca_path();
+
+    if (error != NULL) {
+        tell_skipped(error);
+        return;
+    }
+    expect("https://127.0.0.2", "/", "", "hello", "echo: hello");
+    snprintf(more, sizeof more, "--cacert %s/other.pem", dir);
+    expect("https://127.0.0.2", "/", more, "hello", NOT_TRUSTED);
+    expect("https://127.0.0.6", "/", more, "hello", "echo: hello");
 }
 END_TEST
 
@@ -664,6 +703,7 @@ int main(void)
     tcase_add_unchecked_fixture(tls, set_up_certificates, remove_directory);
     tcase_add_loop_test(tls, test_handshake_succeeds_or_says_why_not, 0,
                         COUNT(handshakes));
+    tcase_add_test(tls, test_cacert_is_trusted_instead_of_the_system);
     tcase_add_loop_test(tls, test_many_clients_over_tls, 0, 2);
 
     TCase *proxied =
