@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 #
 # make            threadecho, and the upstream that it is tried with
-# make check      the test suites; make asan, make tsan: under sanitizers
+# make check      the test suites; make asan, make tsan: under sanitizers;
+#                 make coverage: with a table of what they have run
 # make lint       format, clang-tidy, cppcheck, shellcheck, the manual; and
 #                 make lint-python, lint-go, lint-javascript
 # make demo       build, and show a conversation
@@ -126,6 +127,16 @@ asan:
 tsan:
 	$(MAKE) BUILD=build/tsan PROGRAM=build/tsan/threadecho \
 		CFLAGS='-O1 -g -fsanitize=thread' check
+
+# Which lines and branches the suites run. What is killed leaves no counts, and
+# _exit would leave none either.
+COVERAGE = build/coverage
+.PHONY: coverage
+coverage:
+	find build -path '$(COVERAGE)/*' -name '*.gcda' -delete
+	$(MAKE) CC=gcc BUILD=$(COVERAGE) PROGRAM=$(COVERAGE)/threadecho \
+		CFLAGS='-O0 -g --coverage -fprofile-update=atomic -D_exit=exit' \
+		check; status=$$?; tests/coverage $(COVERAGE) && exit $$status
 
 # Everything that is read rather than run.
 

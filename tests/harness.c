@@ -38,7 +38,8 @@
 #define HAS_FEATURE(name) 0
 #endif
 
-#define POLL_MS 2 /* between two looks at what cannot be waited for */
+#define POLL_MS 2  /* between two looks at what cannot be waited for */
+#define REST_MS 10 /* for threads to end that have nothing left to do */
 
 long long now_ms(void)
 {
@@ -548,6 +549,7 @@ struct holding server_rests(const struct server *s)
      * earlier client was still on its way out. */
     struct holding last = {0};
     for (int attempts = 0; attempts < 20; attempts++) {
+        let_pass(REST_MS);
         struct client *c = open_served(s);
         struct holding with = server_holds(s);
         client_close(c);

@@ -593,8 +593,8 @@ static const struct {
     {"close during a fetch", close_during_a_fetch},
 };
 
-/* Has so many fetches run at once: what a server keeps for each is there from
- * then on. */
+/* Has this many fetches run at once: what a server keeps for each is there
+ * from then on. */
 static void warm_up(int fetches)
 {
     struct client *clients[100];
@@ -606,6 +606,8 @@ static void warm_up(int fetches)
     }
     for (int i = 0; i < fetches; i++) {
         ck_assert_str_eq(client_line(clients[i]), "echo: /delay/300");
+        client_finish(clients[i]);
+        ck_assert_str_eq(client_line(clients[i]), "<end>");
         client_close(clients[i]);
     }
 }
