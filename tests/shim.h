@@ -29,6 +29,10 @@ enum shim_call {
 /* For .error of SHIM_SEND and SHIM_RECV: no failure, but only one byte. */
 #define SHIM_ONE_BYTE (-1)
 
+/* For .error of SHIM_GETADDRINFO: no failure, but this many seconds late. */
+#define SHIM_LATE (-1000)
+#define SHIM_LATE_SECONDS 8
+
 struct shim {
     atomic_int call;   /* the one that is counted and fails */
     atomic_int error;  /* its errno, or what it returns */

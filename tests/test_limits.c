@@ -93,7 +93,7 @@ END_TEST
 
 /* A server that closes a socket with unread input resets it, and the line
  * that it sent before is lost on the way. */
-START_TEST(test_client_turned_away_reads_why_whatever_it_has_sent)
+START_TEST(test_rejected_client_reads_why_whatever_it_has_sent)
 {
     enum { CLIENTS = 50, MUCH = 65536 };
     struct server *s = threadecho_start(NULL, "--echo --max-connections 1");
@@ -122,7 +122,7 @@ START_TEST(test_client_turned_away_reads_why_whatever_it_has_sent)
 }
 END_TEST
 
-START_TEST(test_crowd_turned_away_reads_why)
+START_TEST(test_crowd_of_rejected_clients_reads_why)
 {
     enum { CLIENTS = 500 };
     struct server *s = threadecho_start(NULL, "--echo --max-connections 1");
@@ -148,8 +148,33 @@ START_TEST(test_crowd_turned_away_reads_why)
 }
 END_TEST
 
-/* Takes the server's descriptors away for so long while a client knocks.
- * Returns how long after it has them back that client had its reply. */
+/* Those that close are gone at once, in whatever order they do. */
+START_TEST(test_rejected_clients_may_close_in_any_order)
+{
+    enum { CLIENTS = 30 };
+    struct server *s = threadecho_start(NULL, "--echo --max-connections 1");
+    struct holding before = server_rests(s);
+    struct client *served = client_open(s);
+    struct client *clients[CLIENTS];
+
+    ck_assert_str_eq(client_ask(served, "hello"), "echo: hello");
+    long long start = now_ms();
+    for (int i = 0; i < CLIENTS; i++) {
+        clients[i] = client_open(s);
+        ck_assert_str_eq(client_line(clients[i]),
+                         "error: too many connections");
+    }
+    for (int i = 0; i < CLIENTS; i++)
+        client_close(clients[(i * 7 + CLIENTS / 2) % CLIENTS]);
+    while (server_holds(s).descriptors != before.descriptors + 1)
+        ck_assert_int_lt(now_ms() - start, 1900);
+    leave(served);
+    stop_recovered(s, before);
+}
+END_TEST
+
+/* Takes the server's descriptors away for ms while a client connects. Returns
+ * how long after the server has them back the client had its reply. */
 static long long starve(const struct server *s, long ms)
 {
     rlim_t was = take_descriptors(s);
@@ -551,9 +576,9 @@ int main(void)
 
     tcase_add_test(tcase, test_connections_over_the_limit_are_told_so);
     tcase_add_test(tcase, test_place_of_a_client_that_left_is_free_at_once);
-    tcase_add_test(tcase,
-                   test_client_turned_away_reads_why_whatever_it_has_sent);
-    tcase_add_test(tcase, test_crowd_turned_away_reads_why);
+    tcase_add_test(tcase, test_rejected_client_reads_why_whatever_it_has_sent);
+    tcase_add_test(tcase, test_crowd_of_rejected_clients_reads_why);
+    tcase_add_test(tcase, test_rejected_clients_may_close_in_any_order);
     tcase_add_test(tcase, test_running_out_of_descriptors_pauses_accepting);
     tcase_add_test(tcase, test_fetch_without_a_descriptor_is_an_error);
     tcase_add_test(tcase, test_client_without_a_thread_is_told_so);

@@ -210,6 +210,34 @@ START_TEST(test_deaf_client_and_hanging_fetch_are_dropped_after_ten_seconds)
 }
 END_TEST
 
+/* A client that got its last reply has two seconds to close: one that was
+ * rejected, and one whose line timed out. */
+START_TEST(test_client_that_does_not_close_is_dropped_after_two_seconds)
+{
+    struct server *s = threadecho_start(
+        NULL, "--echo --max-connections 1 --line-timeout 0.05");
+    struct holding before = server_rests(s);
+    struct client *overdue = client_open(s);
+
+    client_send(overdue, "half a", 6);
+    ck_assert_str_eq(client_line(overdue), "error: line timed out");
+    long long start = now_ms();
+    struct client *rejected = client_open(s);
+    ck_assert_str_eq(client_line(rejected), "error: too many connections");
+    ck_assert_int_eq(server_holds(s).descriptors, before.descriptors + 2);
+    while (server_holds(s).descriptors != before.descriptors) {
+        ck_assert_int_lt(now_ms() - start, PATIENCE_MS);
+        let_pass(5);
+    }
+    ck_assert_int_ge(now_ms() - start, 1900);
+    ck_assert_str_eq(client_line(overdue), "<end>");
+    ck_assert_str_eq(client_line(rejected), "<end>");
+    client_close(overdue);
+    client_close(rejected);
+    stop_recovered(s, before);
+}
+END_TEST
+
 START_TEST(test_client_that_reads_late_gets_a_long_reply_whole)
 {
     enum { LEN = 16000000 };
@@ -247,5 +275,7 @@ int main(void)
     tcase_add_test(
         tcase,
         test_deaf_client_and_hanging_fetch_are_dropped_after_ten_seconds);
+    tcase_add_test(
+        tcase, test_client_that_does_not_close_is_dropped_after_two_seconds);
     return run_suite(suite) == 0 ? 0 : 1;
 }

@@ -121,11 +121,13 @@ START_TEST(test_each_allocation_of_a_warm_request_fails_in_turn)
 }
 END_TEST
 
+static const char *const sources[] = {"", "--echo"};
+
 START_TEST(test_each_allocation_of_a_long_request_fails_in_turn)
 {
     if (skipped)
         return;
-    struct server *s = start("127.0.0.1", "");
+    struct server *s = start("127.0.0.1", sources[_i % 2]);
     struct holding before = server_rests(s);
     struct client *c = client_open(s);
     char line[20001];
@@ -134,7 +136,7 @@ START_TEST(test_each_allocation_of_a_long_request_fails_in_turn)
     line[sizeof line - 1] = '\0';
     for (long n = 0;; n++) {
         ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
-        arm(SHIM_ALLOC, ENOMEM, n, counts[_i]);
+        arm(SHIM_ALLOC, ENOMEM, n, counts[_i / 2]);
         const char *reply = client_ask(c, line);
         ck_assert_msg((strncmp(reply, "echo: ", 6) == 0 &&
                        strcmp(reply + 6, line) == 0) ||
@@ -493,6 +495,39 @@ START_TEST(test_name_is_an_error_while_its_thread_cannot_be_had)
 }
 END_TEST
 
+/* The thread that waits for the name is libcurl's, and ends when it likes. */
+START_TEST(test_end_does_not_wait_for_a_name)
+{
+    if (skipped)
+        return;
+    struct server *s = start("upstream.test", "--timeout 0.3");
+    struct client *c = client_open(s);
+
+    arm(SHIM_GETADDRINFO, SHIM_LATE, 0, 1);
+    ck_assert_str_eq(client_ask(c, "hello"), "error: upstream timed out");
+    ck_assert_int_eq(disarm(), 1);
+    client_close(c);
+    long long start_ms = now_ms();
+    stop_drained(s);
+    ck_assert_int_lt(now_ms() - start_ms, SHIM_LATE_SECONDS * 1000 / 2);
+}
+END_TEST
+
+START_TEST(test_empty_host_is_ipv4_where_there_is_no_ipv6)
+{
+    if (skipped)
+        return;
+    arm(SHIM_SOCKET, EAFNOSUPPORT, 0, 1);
+    struct server *s = start("127.0.0.1", "--listen :0");
+    ck_assert_int_eq(disarm(), 1);
+    ck_assert_int_eq(server_logged(s, "listening on 0.0.0.0:"), 1);
+    struct client *c = client_open(s);
+    ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+    client_close(c);
+    stop_drained(s);
+}
+END_TEST
+
 /* Of sockets both the client's and the upstream's. */
 static const struct {
     enum shim_call call;
@@ -567,7 +602,7 @@ int main(void)
                         0, COUNT(counts));
     tcase_add_loop_test(memory,
                         test_each_allocation_of_a_long_request_fails_in_turn,
-                        0, COUNT(counts));
+                        0, COUNT(counts) * COUNT(sources));
     tcase_add_loop_test(memory,
                         test_each_allocation_of_a_cold_request_fails_in_turn,
                         0, COUNT(counts));
@@ -601,6 +636,8 @@ int main(void)
     tcase_add_loop_test(network,
                         test_each_send_and_recv_of_a_request_fails_in_turn, 0,
                         COUNT(socket_errors));
+    tcase_add_test(network, test_end_does_not_wait_for_a_name);
+    tcase_add_test(network, test_empty_host_is_ipv4_where_there_is_no_ipv6);
     tcase_add_loop_test(network, test_one_byte_at_a_time_is_enough, 0,
                         COUNT(byte_calls));
     return run_suite(suite) == 0 ? 0 : 1;

@@ -10,6 +10,7 @@
 #include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -292,6 +293,22 @@ START_TEST(test_closed_standard_streams_harm_nobody)
 }
 END_TEST
 
+START_TEST(test_long_log_line_is_cut)
+{
+    struct server *s = threadecho_start(
+        NULL, "--upstream http://127.0.0.1:1/$(printf %%3000s | tr ' ' x)");
+    char *log = server_log(s);
+
+    ck_assert_uint_gt(strlen(log), 2000);
+    ck_assert_uint_le(strlen(log), 2048);
+    ck_assert_str_eq(log + strlen(log) - 2, "x\n");
+    ck_assert_int_eq(server_stop(s), 0);
+    ck_assert_int_eq(server_logged(s, "x\nthreadecho: connections=0 "), 1);
+    free(log);
+    server_free(s);
+}
+END_TEST
+
 START_TEST(test_verbose_logs_connections_and_errors_and_nothing_secret)
 {
     struct server *s = threadecho_start(NULL, "--echo -v --max-line 20");
@@ -335,6 +352,7 @@ int main(void)
     tcase_add_loop_test(starting, test_listens_where_it_is_told, 0,
                         COUNT(hosts));
     tcase_add_test(starting, test_closed_standard_streams_harm_nobody);
+    tcase_add_test(starting, test_long_log_line_is_cut);
     tcase_add_test(
         starting, test_verbose_logs_connections_and_errors_and_nothing_secret);
     suite_add_tcase(suite, starting);
