@@ -34,7 +34,7 @@ command_start(const char *format, ...);
 void command_says(struct command *command, const char *text);
 
 /* Closes its input and waits for its end. Fails the test if that takes too
- * long, or if a sanitizer complained. */
+ * long, or if a sanitizer has reported an error. */
 void command_wait(struct command *command);
 
 /* Starts a command line and waits for its end, as the two above do. */

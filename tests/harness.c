@@ -1,9 +1,9 @@
 /*
- * Servers and clients of the black-box tests, see harness.h.
+ * harness.c - servers and clients of the black-box tests, see harness.h
  *
  * SPDX-License-Identifier: MIT
  */
-#define _GNU_SOURCE /* memfd_create, memmem, vasprintf */
+#define _GNU_SOURCE /* memfd_create, memmem, syscall, vasprintf */
 #include "harness.h"
 
 #include <arpa/inet.h>
@@ -14,6 +14,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -23,6 +24,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -78,7 +80,7 @@ static struct sockaddr_in loopback(int port)
     };
 }
 
-/* A socket bound to that port of the loopback, or -1. */
+/* Returns a socket bound to that port of the loopback, or -1. */
 static int bind_port(int port)
 {
     struct sockaddr_in address = loopback(port);
@@ -146,7 +148,8 @@ static _Noreturn void become_server(const char *command, int log, pid_t parent)
     _exit(127);
 }
 
-/* The command with {port} and {upstream} replaced, after "exec"; to free(). */
+/* Returns "exec" and the command with {port} and {upstream} replaced; the
+ * caller frees it. */
 static char *fill_in(const char *command, const char *port,
                      const char *upstream)
 {
@@ -170,7 +173,30 @@ static char *fill_in(const char *command, const char *port,
     return text;
 }
 
-/* Starts the process; whether it serves is not known yet. */
+static int namespaces; /* that a server is started in */
+
+/* Forks; the child is in new namespaces, which are flags of clone. */
+static pid_t fork_with(int flags)
+{
+    if (flags == 0)
+        return fork();
+    return (pid_t)syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, NULL);
+}
+
+bool server_as_process_1(void)
+{
+    pid_t pid = fork_with(CLONE_NEWPID);
+
+    if (pid == 0)
+        _exit(0);
+    if (pid < 0)
+        return false;
+    ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+    namespaces = CLONE_NEWPID;
+    return true;
+}
+
+/* Starts the process, which need not serve yet. */
 static void spawn(struct server *s, const char *command, const char *upstream)
 {
     char *filled = fill_in(command, s->port, upstream);
@@ -178,16 +204,16 @@ static void spawn(struct server *s, const char *command, const char *upstream)
 
     s->log = memfd_create("stderr", MFD_CLOEXEC);
     ck_assert_int_ge(s->log, 0);
-    /* So that each writer adds at the end, whatever it shares. */
+    /* Each writer adds at the end, even with an offset of its own. */
     ck_assert_int_eq(fcntl(s->log, F_SETFL, O_APPEND), 0);
-    s->pid = fork();
+    s->pid = fork_with(namespaces);
     if (s->pid == 0)
         become_server(filled, s->log, parent);
     free(filled);
     ck_assert_int_gt(s->pid, 0);
 }
 
-/* A connection to it, or -1. */
+/* Returns a connection to it, or -1. */
 static int dial(const struct server *s)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
@@ -206,9 +232,9 @@ static int dial(const struct server *s)
     return -1;
 }
 
-/* Does it accept a connection? Waits till it has closed that one too, so that
- * a test can count what it holds. */
-static bool answers_the_door(const struct server *s)
+/* Returns whether it accepts a connection. Waits until it has closed that one
+ * too, so that a test can count what it holds. */
+static bool accepts(const struct server *s)
 {
     struct pollfd end = {.fd = dial(s), .events = POLLIN};
 
@@ -220,7 +246,7 @@ static bool answers_the_door(const struct server *s)
     return true;
 }
 
-/* Has it said where it listens? Then takes that over into host and port. */
+/* Returns whether it has logged where it listens, and sets host and port. */
 static bool says_where(struct server *s)
 {
     static const char words[] = "listening on ";
@@ -248,7 +274,7 @@ static bool says_where(struct server *s)
     return complete;
 }
 
-/* Has it ended? */
+/* Returns whether it has ended. */
 static bool reap(struct server *s, int flags)
 {
     if (s->pid > 0 && waitpid(s->pid, &s->status, flags) == s->pid)
@@ -256,12 +282,12 @@ static bool reap(struct server *s, int flags)
     return s->pid == 0;
 }
 
-/* Waits until it serves. False if it ends, or is not ready in time. */
+/* Waits until it serves. Returns false if it ends or is not ready in time. */
 static bool gets_ready(struct server *s, bool by_port)
 {
     long long deadline = now_ms() + PATIENCE_MS;
     while (now_ms() < deadline && !reap(s, WNOHANG)) {
-        if (by_port ? answers_the_door(s) : says_where(s))
+        if (by_port ? accepts(s) : says_where(s))
             return true;
         let_pass(POLL_MS);
     }
@@ -279,7 +305,7 @@ struct server *server_start(const char *upstream, const char *format, ...)
 {
     struct server *s = calloc(1, sizeof *s);
     va_list args;
-    int attempts = 5; /* another process may snatch the port */
+    int attempts = 5; /* another process may take the port */
 
     ck_assert_ptr_nonnull(s);
     va_start(args, format);
@@ -500,7 +526,7 @@ long server_status(const struct server *s, const char *key)
     return value;
 }
 
-/* Entries of /proc/PID/fd. */
+/* Returns how many descriptors it has. */
 static long count_descriptors(const struct server *s)
 {
     char path[64];
@@ -520,7 +546,7 @@ struct holding server_holds(const struct server *s)
                             .threads = server_status(s, "Threads")};
 }
 
-/* Waits until it holds that, or for so long; returns what it holds then. */
+/* Waits until it holds that, or for timeout_ms. Returns what it holds then. */
 static struct holding settle(const struct server *s, struct holding want,
                              long timeout_ms)
 {
@@ -584,7 +610,7 @@ struct client *client_open(const struct server *s)
     return c;
 }
 
-/* Waits for an event; false if that takes too long. */
+/* Waits for an event. Returns false if that takes too long. */
 static bool await(const struct client *c, short event, long timeout_ms)
 {
     struct pollfd fd = {.fd = c->fd, .events = event};
@@ -639,7 +665,7 @@ void client_finish(struct client *c)
     ck_assert_int_eq(shutdown(c->fd, SHUT_WR), 0);
 }
 
-/* Receives more. Returns as recv does, -2 if nothing came. */
+/* Receives more. Returns what recv does, or -2 if nothing came. */
 static ssize_t receive(struct client *c)
 {
     if (c->start > 0) {

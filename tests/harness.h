@@ -1,7 +1,9 @@
 /*
- * What the black-box tests share: a server in a process of its own, and
- * clients that wait for its replies with a deadline. Whatever goes wrong in
- * here fails the test that runs.
+ * harness.h - servers and clients of the black-box tests
+ *
+ * A server runs in a process of its own; clients wait for its replies with a
+ * deadline. A failure in here fails the test that runs. Nothing of lib/ is
+ * used: it is what the tests judge.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -15,16 +17,16 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-/* Nothing that ought to happen takes longer, be the machine ever so busy. */
+/* Longest wait for what has to happen, even on a busy machine, in ms. */
 #define PATIENCE_MS 20000
 
-/* A test's limit in seconds: for tcase_set_timeout. */
+/* Longest time for one test, in seconds. */
 #define TEST_TIMEOUT 90
 
-/* Milliseconds on a clock that nobody sets. */
+/* Returns monotonic time in ms. */
 long long now_ms(void);
 
-/* Lets time pass that the test is about; never to wait for something. */
+/* Sleeps where the test is about time; never to wait for an event. */
 void let_pass(long ms);
 
 /* Reports why the test that runs returns without having tested anything. */
@@ -46,10 +48,10 @@ struct server {
 };
 
 /*
- * Starts a command line, made as by printf, in the shell and waits until it
- * serves. {port} in it becomes a free port, {upstream} the URL. Without
- * {port} it must say "listening on HOST:PORT" on stderr. It gets SIGKILL when
- * the test ends, however it ends.
+ * Starts a command line, formatted as by printf, in the shell and waits until
+ * it serves. {port} in it becomes a free port, {upstream} the URL. Without
+ * {port} it must log "listening on HOST:PORT". It is killed when the test
+ * ends, however it ends. server_free frees it.
  */
 __attribute__((format(printf, 2, 3))) struct server *
 server_start(const char *upstream, const char *format, ...);
@@ -61,62 +63,67 @@ server_start(const char *upstream, const char *format, ...);
 __attribute__((format(printf, 2, 3))) struct server *
 threadecho_start(const struct rogue *rogue, const char *options, ...);
 
-/* Path of the threadecho under test: $THREADECHO, or the one that is built
- * along with the tests. Fails the test if they differ in their sanitizer. */
+/* Returns the path of the threadecho under test: $THREADECHO, or the one built
+ * along with the tests. Fails the test if their sanitizers differ. */
 const char *threadecho(void);
 
-/* Waits for the end. False if it is still running after timeout_ms. */
+/* From now on each server of this test is process 1 of a PID namespace of its
+ * own. Returns false if that is not permitted. */
+bool server_as_process_1(void);
+
+/* Waits for its end. Returns false if it still runs after timeout_ms. */
 bool server_ends(struct server *s, long timeout_ms);
 
 /*
- * Ends it with SIGTERM; fails the test if that takes too long or a sanitizer
- * has complained. Returns the exit status, 128 + signal if one killed it.
+ * Stops it with SIGTERM. Fails the test if that takes too long, or if a
+ * sanitizer has reported an error. Returns the exit status, or 128 + signal if
+ * one killed it.
  */
 int server_stop(struct server *s);
 
 /* Kills it if it still runs, and frees s. */
 void server_free(struct server *s);
 
-/* What it wrote to stderr until now, to free(). */
+/* Returns its stderr by now; the caller frees it. */
 char *server_log(const struct server *s);
 
-/* How often text stands in its log. */
+/* Returns how often text is in its log. */
 int server_logged(const struct server *s, const char *text);
 
-/* Asks for a summary and returns that line, to free(). */
+/* Asks for a summary and returns that line; the caller frees it. */
 char *server_summary(const struct server *s);
 
-/* The number behind KEY= in a summary line; 0 if the key is not there. */
+/* Returns the number after KEY= in a summary line, or 0 without that key. */
 long summary_value(const char *summary, const char *key);
 
-/* The same of a summary asked for now. */
+/* The same for a summary asked for now. */
 long server_counts(const struct server *s, const char *key);
 
-/* The sanitizer that the tests are built with, as a symbol of its run time,
- * or NULL; and that of a program, whose path may be in /proc. */
+/* Return the sanitizer that the tests, or a program, are built with: a symbol
+ * of its run time, or NULL. The path may be in /proc. */
 const char *own_sanitizer(void);
 const char *sanitizer_of(const char *path);
 
-/* True if it was built with a sanitizer: its memory says nothing then. */
+/* Returns whether it has a sanitizer, which takes memory of its own. */
 bool server_sanitized(const struct server *s);
 
-/* A number of /proc/PID/status, such as "VmRSS" (KiB) or "Threads". */
+/* Returns a number of /proc/PID/status, such as "VmRSS" (KiB) or "Threads". */
 long server_status(const struct server *s, const char *key);
 
-/* What a server must give back. */
+/* What a server must release. */
 struct holding {
     long descriptors;
     long threads;
 };
 
-/* What it holds now. Idle threads of ended connections may still be there. */
+/* Returns what it holds now. Threads of closed connections may still end. */
 struct holding server_holds(const struct server *s);
 
-/* What it holds once a first line was answered and its client has left. */
+/* Returns what it holds when it has served a line and has no client. */
 struct holding server_rests(const struct server *s);
 
-/* The end of a fault test: a fresh client is served, and after that the
- * server holds again what it held. */
+/* The end of a fault test: a fresh client must be served, and after it the
+ * server must hold what it held before. */
 void server_recovers(const struct server *s, struct holding before);
 
 /*
@@ -134,28 +141,28 @@ struct client {
 
 struct client *client_open(const struct server *s);
 
-/* Sends bytes; a line, LF added; a byte at a time in packets of their own. */
+/* Send bytes; a line, LF added; a text byte by byte, each in a packet. */
 void client_send(struct client *c, const void *data, size_t len);
 void client_say(struct client *c, const char *line);
 void client_dribble(struct client *c, const char *text, long pause_ms);
 
-/* Says that it sends no more, and may still read. */
+/* Half-closes: it can still read. */
 void client_finish(struct client *c);
 
 /*
- * The next line, without its LF and with a NUL behind, until the next call.
- * If none comes: "<end>", "<end in mid-line>", "<reset>" or "<silence>".
+ * Returns the next line without its LF, as a string, valid until the next
+ * call. If none comes: "<end>", "<end in mid-line>", "<reset>" or "<silence>".
  */
 const char *client_line(struct client *c);
 
-/* Says a line and returns the reply. */
+/* Sends a line and returns the reply. */
 const char *client_ask(struct client *c, const char *line);
 
-/* All until the server closes, with a NUL behind; *len bytes. Fails the test
- * if the server resets the connection or never closes it. */
+/* Returns all until the server closes, *len bytes and a NUL. Fails the test if
+ * the server resets the connection or never closes it. */
 const char *client_rest(struct client *c, size_t *len);
 
-/* Waits until there is something to read; false if that takes longer. */
+/* Waits for something to read. Returns false if that takes longer. */
 bool client_hears(struct client *c, long timeout_ms);
 
 void client_close(struct client *c);
@@ -165,13 +172,13 @@ void client_reset(struct client *c);
  * Ports
  */
 
-/* A port that was free just now and that no client's socket is given. */
+/* Returns a free port that no client's socket is given by the system. */
 int free_port(void);
 
-/* A socket that holds a port where every connection is refused. */
+/* Returns a socket that keeps a port where every connection is refused. */
 int hold_port(int *port);
 
-/* A socket that holds a port where no connection is ever answered. */
+/* Returns a socket that keeps a port where no connection is ever answered. */
 int deaf_port(int *port);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * What an upstream can do wrong, and the exact line that threadecho makes of
- * it; and what it must not do to the upstream, to its proxies or its pool.
+ * What an upstream can do wrong, and the exact reply for it; what threadecho
+ * sends upstream, and how it uses its pool of connections.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -83,7 +83,7 @@ static const struct {
     {"/drip-head", LATE},
 };
 
-START_TEST(test_upstream_fault_is_told_and_survived)
+START_TEST(test_upstream_fault_has_its_reply)
 {
     bool late = strcmp(faults[_i].reply, LATE) == 0;
     /* Short where that is what is waited for, else out of the way. */
@@ -460,7 +460,7 @@ int main(void)
     Suite *suite = suite_create("faults");
 
     TCase *answers = add_case(suite, "answers");
-    tcase_add_loop_test(answers, test_upstream_fault_is_told_and_survived, 0,
+    tcase_add_loop_test(answers, test_upstream_fault_has_its_reply, 0,
                         COUNT(faults));
     tcase_add_test(answers,
                    test_body_of_the_limit_is_served_and_one_more_byte_is_not);

@@ -1,6 +1,7 @@
 /*
- * threadecho at its limits: connections, descriptors, threads, memory. What
- * it cannot serve it says, and afterwards it holds what it held before.
+ * threadecho at its limits: connections, descriptors, threads, memory, its
+ * log. A client that it cannot serve gets a reason, and afterwards the server
+ * holds what it held before.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -49,7 +50,7 @@ static void leave(struct client *c)
     client_close(c);
 }
 
-START_TEST(test_connections_over_the_limit_are_told_so)
+START_TEST(test_connections_over_the_limit_get_a_reason)
 {
     struct server *s = threadecho_start(upstream, "--max-connections 3");
     struct holding before = server_rests(s);
@@ -83,7 +84,7 @@ START_TEST(test_place_of_a_client_that_left_is_free_at_once)
         client_say(c, "hello");
         client_finish(c);
         ck_assert_str_eq(client_line(c), "echo: hello");
-        /* Whoever saw this end may come back. */
+        /* A client that saw this end may come back. */
         ck_assert_str_eq(client_line(c), "<end>");
         client_close(c);
     }
@@ -214,7 +215,7 @@ START_TEST(test_running_out_of_descriptors_pauses_accepting)
     for (int i = 0; i < 3; i++) {
         long long took = starve(s, 350);
         best = took < best ? took : best;
-        /* Who was there already is served on. */
+        /* Clients that were there are still served. */
         ck_assert_str_eq(client_ask(served, "hello"), "echo: hello");
         server_recovers(
             s, (struct holding){before.descriptors + 1, before.threads + 1});
@@ -222,7 +223,7 @@ START_TEST(test_running_out_of_descriptors_pauses_accepting)
     long long took = now_ms() - start;
     ck_assert_int_lt(best, 250);
 
-    /* It tried now and then, and did not spin. */
+    /* It tried at intervals and did not spin. */
     long errors = server_counts(s, "accept_errors");
     ck_assert_int_ge(errors, 3);
     ck_assert_int_le(errors, took / 100 + 4);
@@ -253,7 +254,7 @@ START_TEST(test_fetch_without_a_descriptor_is_an_error)
 }
 END_TEST
 
-START_TEST(test_client_without_a_thread_is_told_so)
+START_TEST(test_client_without_a_thread_gets_a_reason)
 {
     struct server *s = threadecho_start(upstream, "--max-fetches 1");
     struct client *served[200];
@@ -437,7 +438,7 @@ START_TEST(test_limits_of_a_start_with_few_descriptors_are_kept)
                      "sh -c 'ulimit -n 64 && exec %s --listen 127.0.0.1:0 "
                      "--upstream %s'",
                      threadecho(), url);
-    /* As many as it said it would, and then a word to each. */
+    /* As many as it logged, and a reason to each one more. */
     char *log = server_log(s);
     char *said = strstr(log, "at most ");
     ck_assert_ptr_nonnull(said);
@@ -583,14 +584,14 @@ int main(void)
     Suite *suite = suite_create("limits");
     TCase *tcase = add_case(suite, "limits");
 
-    tcase_add_test(tcase, test_connections_over_the_limit_are_told_so);
+    tcase_add_test(tcase, test_connections_over_the_limit_get_a_reason);
     tcase_add_test(tcase, test_place_of_a_client_that_left_is_free_at_once);
     tcase_add_test(tcase, test_rejected_client_reads_why_whatever_it_has_sent);
     tcase_add_test(tcase, test_crowd_of_rejected_clients_reads_why);
     tcase_add_test(tcase, test_rejected_clients_may_close_in_any_order);
     tcase_add_test(tcase, test_running_out_of_descriptors_pauses_accepting);
     tcase_add_test(tcase, test_fetch_without_a_descriptor_is_an_error);
-    tcase_add_test(tcase, test_client_without_a_thread_is_told_so);
+    tcase_add_test(tcase, test_client_without_a_thread_gets_a_reason);
     tcase_add_test(tcase, test_idle_connection_costs_one_descriptor);
     tcase_add_test(tcase, test_connections_that_come_and_go_leave_nothing);
     tcase_add_test(tcase, test_long_lines_and_bodies_leave_no_memory_behind);

@@ -694,7 +694,7 @@ START_TEST(test_hanging_upstream_holds_its_own_client_only)
 }
 END_TEST
 
-START_TEST(test_1000_connections_come_and_go_without_a_trace)
+START_TEST(test_1000_connections_come_and_go_and_leave_nothing)
 {
     enum { AT_ONCE = 100, ROUNDS = 10 };
     struct holding before = server_rests(server);
@@ -777,7 +777,8 @@ static Suite *robust_suite(void)
                         COUNT(departures));
     tcase_add_test(clients, test_client_that_never_reads_holds_nobody_up);
     tcase_add_test(clients, test_slow_and_silent_clients_hold_nobody_up);
-    tcase_add_test(clients, test_1000_connections_come_and_go_without_a_trace);
+    tcase_add_test(clients,
+                   test_1000_connections_come_and_go_and_leave_nothing);
     tcase_add_test(clients, test_endless_line_takes_little_memory);
 
     TCase *answers = add_case_with(suite, "answers", set_up, tear_down);

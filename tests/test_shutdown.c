@@ -5,13 +5,11 @@
  *
  * SPDX-License-Identifier: MIT
  */
-#define _GNU_SOURCE /* unshare */
 #include "fixture.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,7 +21,7 @@
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-/* Its end after the signal that it had, with status 0. */
+/* Waits for the end by a signal that was sent, with status 0. */
 static void end(struct server *s)
 {
     ck_assert(server_ends(s, PATIENCE_MS));
@@ -69,7 +67,7 @@ START_TEST(test_no_line_that_was_received_is_left_unanswered)
 }
 END_TEST
 
-START_TEST(test_idle_client_sees_the_end_and_half_a_line_is_told_why)
+START_TEST(test_idle_client_sees_the_end_and_half_a_line_gets_a_reason)
 {
     struct server *s = threadecho_start(upstream, "--max-fetches 1");
     struct client *idle = client_open(s);
@@ -109,7 +107,7 @@ START_TEST(test_replies_arrive_though_the_client_goes_on_sending)
         ck_assert_int_lt(now_ms(), deadline);
         let_pass(2);
     }
-    let_pass(20); /* till the server waits for the next line */
+    let_pass(20); /* until the server waits for the next line */
     ck_assert_int_eq(kill(s->pid, SIGTERM), 0);
     for (int i = 0; i < 100; i++) { /* some of which come too late */
         let_pass(1);
@@ -179,14 +177,14 @@ START_TEST(test_last_line_without_lf_was_received_too)
 }
 END_TEST
 
-/* Whoever could connect is served or told; it is never silence. */
-START_TEST(test_clients_that_knock_while_it_ends_hear_something)
+/* A client that could connect gets a reply or a reason, never silence. */
+START_TEST(test_clients_that_connect_while_it_ends_get_an_answer)
 {
     enum { CLIENTS = 300 };
     struct server *s = threadecho_start(NULL, "--echo");
     struct client *clients[CLIENTS];
 
-    /* All knock before it can have accepted them all. */
+    /* All connect before it can have accepted them all. */
     ck_assert_int_eq(kill(s->pid, SIGSTOP), 0);
     for (int i = 0; i < CLIENTS; i++) {
         clients[i] = client_open(s);
@@ -281,7 +279,7 @@ static bool is_process_1(const struct server *s)
  * process does nothing to it. */
 START_TEST(test_second_signal_ends_process_1_at_once)
 {
-    if (unshare(CLONE_NEWPID) != 0) {
+    if (!server_as_process_1()) {
         tell_skipped("no PID namespace may be made");
         return;
     }
@@ -483,14 +481,14 @@ int main(void)
                         test_no_line_that_was_received_is_left_unanswered, 0,
                         COUNT(endings));
     tcase_add_loop_test(
-        ending, test_idle_client_sees_the_end_and_half_a_line_is_told_why, 0,
+        ending, test_idle_client_sees_the_end_and_half_a_line_gets_a_reason, 0,
         COUNT(endings));
     tcase_add_test(ending,
                    test_replies_arrive_though_the_client_goes_on_sending);
     tcase_add_test(ending, test_log_that_nobody_reads_stops_nothing);
     tcase_add_test(ending, test_last_line_without_lf_was_received_too);
     tcase_add_test(ending,
-                   test_clients_that_knock_while_it_ends_hear_something);
+                   test_clients_that_connect_while_it_ends_get_an_answer);
     tcase_add_test(ending, test_nobody_is_accepted_while_it_drains);
     tcase_add_loop_test(ending, test_second_signal_ends_it_at_once, 0,
                         COUNT(endings));

@@ -1,6 +1,6 @@
 /*
- * What a client can make threadecho wait for, and how long it does. Lower
- * bounds are exact; upper bounds only tell a bound from none.
+ * What a client can make threadecho wait for, and for how long. Lower bounds
+ * are exact; upper bounds only distinguish a bound from none.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -48,7 +48,7 @@ START_TEST(test_trickled_bytes_do_not_put_off_the_line_timeout)
 }
 END_TEST
 
-START_TEST(test_line_that_times_out_is_told_to_a_client_that_still_sends)
+START_TEST(test_line_that_times_out_has_a_reply_though_the_client_sends_on)
 {
     struct server *s = threadecho_start(upstream, "--line-timeout 0.2");
     struct client *c = client_open(s);
@@ -120,7 +120,7 @@ START_TEST(test_line_timeout_begins_anew_with_each_line)
 }
 END_TEST
 
-START_TEST(test_idle_client_is_dropped_without_a_word)
+START_TEST(test_idle_client_is_dropped_without_a_reply)
 {
     struct server *s = threadecho_start(upstream, "--idle-timeout 0.8");
     struct holding before = server_rests(s);
@@ -264,12 +264,13 @@ int main(void)
     tcase_add_test(tcase, test_half_a_line_times_out);
     tcase_add_test(tcase, test_trickled_bytes_do_not_put_off_the_line_timeout);
     tcase_add_test(
-        tcase, test_line_that_times_out_is_told_to_a_client_that_still_sends);
+        tcase,
+        test_line_that_times_out_has_a_reply_though_the_client_sends_on);
     tcase_add_test(tcase, test_rest_of_a_line_too_long_times_out_too);
     tcase_add_test(tcase,
                    test_line_timeout_is_not_for_idle_clients_nor_fetches);
     tcase_add_test(tcase, test_line_timeout_begins_anew_with_each_line);
-    tcase_add_test(tcase, test_idle_client_is_dropped_without_a_word);
+    tcase_add_test(tcase, test_idle_client_is_dropped_without_a_reply);
     tcase_add_test(tcase, test_idle_timeout_is_not_for_lines_nor_fetches);
     tcase_add_test(tcase, test_client_that_reads_late_gets_a_long_reply_whole);
     tcase_add_test(

@@ -168,7 +168,7 @@ START_TEST(test_each_allocation_of_a_cold_request_fails_in_turn)
 }
 END_TEST
 
-START_TEST(test_out_of_memory_is_what_the_client_is_told)
+START_TEST(test_out_of_memory_is_the_reason_that_the_client_gets)
 {
     if (skipped)
         return;
@@ -236,7 +236,7 @@ START_TEST(test_accepting_goes_on_after_an_error)
 }
 END_TEST
 
-START_TEST(test_threads_that_cannot_be_had_are_told_counted_and_given_up)
+START_TEST(test_threads_that_do_not_start_are_reported_and_counted)
 {
     if (skipped)
         return;
@@ -259,7 +259,7 @@ START_TEST(test_threads_that_cannot_be_had_are_told_counted_and_given_up)
 }
 END_TEST
 
-/* Lets threads fail until so many clients have been told. */
+/* Lets threads fail until this many clients have their reason. */
 static void lack_threads(const struct server *s, int clients)
 {
     arm(SHIM_PTHREAD_CREATE, EAGAIN, 0, clients);
@@ -323,8 +323,8 @@ START_TEST(test_each_allocation_of_a_connection_fails_in_turn)
 }
 END_TEST
 
-/* Without memory to wait for its close, a rejected client is still told. */
-START_TEST(test_rejected_client_is_told_though_it_cannot_linger)
+/* Memory to wait for its close may be short; its reason needs none. */
+START_TEST(test_rejected_client_gets_a_reason_though_it_cannot_linger)
 {
     if (skipped)
         return;
@@ -606,17 +606,17 @@ int main(void)
     tcase_add_loop_test(memory,
                         test_each_allocation_of_a_cold_request_fails_in_turn,
                         0, COUNT(counts));
-    tcase_add_test(memory, test_out_of_memory_is_what_the_client_is_told);
+    tcase_add_test(memory,
+                   test_out_of_memory_is_the_reason_that_the_client_gets);
     tcase_add_test(memory, test_each_allocation_of_a_connection_fails_in_turn);
     tcase_add_test(memory,
-                   test_rejected_client_is_told_though_it_cannot_linger);
+                   test_rejected_client_gets_a_reason_though_it_cannot_linger);
 
     TCase *threads = add_case_with(suite, "threads", set_up, tear_down);
     tcase_add_loop_test(threads, test_accepting_goes_on_after_an_error, 0,
                         COUNT(accept_errors));
-    tcase_add_test(
-        threads,
-        test_threads_that_cannot_be_had_are_told_counted_and_given_up);
+    tcase_add_test(threads,
+                   test_threads_that_do_not_start_are_reported_and_counted);
     tcase_add_test(threads,
                    test_name_is_an_error_while_its_thread_cannot_be_had);
 

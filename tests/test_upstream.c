@@ -1,6 +1,7 @@
-// SPDX-License-Identifier: MIT
 /*
  * The kit's upstream, as its clients see it.
+ *
+ * SPDX-License-Identifier: MIT
  */
 #include "command.h"
 #include "harness.h"
@@ -59,9 +60,8 @@ static struct answer take_answer(struct client *client)
     for (line = client_line(client); *line != '\r';
          line = client_line(client)) {
         ck_assert_msg(strchr(line, ':') != NULL, "%s", line);
-        if (strncmp(line, "Content-Length: ", 16) == 0) {
+        if (strncmp(line, "Content-Length: ", 16) == 0)
             len = strtoul(line + 16, NULL, 10);
-        }
     }
     answer.body = malloc(len + 1);
     ck_assert_ptr_nonnull(answer.body);
@@ -112,7 +112,7 @@ static const struct {
     const char *target;
     const char *body;
     size_t len;
-} ECHOES[] = {
+} echoes[] = {
     {"/arrpi.php?text=hello", "hello", 5},
     {"/?text=any+path", "any+path", 8},
     {"/a/b/c?text=%68%65%6C%6c%6f", "hello", 5},
@@ -128,12 +128,12 @@ static const struct {
 START_TEST(test_text_comes_back)
 {
     struct server *upstream = start("");
-    check_body(upstream, ECHOES[_i].target, ECHOES[_i].body, ECHOES[_i].len);
+    check_body(upstream, echoes[_i].target, echoes[_i].body, echoes[_i].len);
     stop(upstream);
 }
 END_TEST
 
-static const char *const BAD_TARGETS[] = {
+static const char *const bad_targets[] = {
     "/arrpi.php",  "/x?",          "/x?texts=1",  "/x?text",      "/x?text=%",
     "/x?text=a%4", "/x?text=%zz1", "/x?text=%4g", "/x?text=%%41",
 };
@@ -141,7 +141,7 @@ static const char *const BAD_TARGETS[] = {
 START_TEST(test_bad_request_is_400)
 {
     struct server *upstream = start("");
-    check_status(upstream, BAD_TARGETS[_i], 400);
+    check_status(upstream, bad_targets[_i], 400);
     check_body(upstream, "/x?text=still+there", "still+there", 11);
     stop(upstream);
 }
@@ -154,11 +154,11 @@ START_TEST(test_all_bytes_of_a_long_text_come_back)
     static char text[256 * REPEATS];
     struct server *upstream = start("");
     char *end = target + strlen(target);
-    for (size_t i = 0; i < sizeof(text); i++) {
+    for (size_t i = 0; i < sizeof text; i++) {
         text[i] = (char)i;
         end += snprintf(end, 4, "%%%02zx", i % 256);
     }
-    check_body(upstream, target, text, sizeof(text));
+    check_body(upstream, target, text, sizeof text);
     stop(upstream);
 }
 END_TEST
@@ -167,7 +167,7 @@ static const struct {
     const char *options;
     const char *target;
     const char *body;
-} SIZES[] = {
+} sizes[] = {
     {"--size 0", "/?text=abc", ""},    {"--size 2", "/?text=abc", "ab"},
     {"--size 3", "/?text=abc", "abc"}, {"--size 8", "/?text=abc", "abcabcab"},
     {"--size 4", "/?text=", "...."},   {"--size 3", "/?text=%41%42", "ABA"},
@@ -175,9 +175,9 @@ static const struct {
 
 START_TEST(test_size_repeats_or_cuts)
 {
-    struct server *upstream = start(SIZES[_i].options);
-    check_body(upstream, SIZES[_i].target, SIZES[_i].body,
-               strlen(SIZES[_i].body));
+    struct server *upstream = start(sizes[_i].options);
+    check_body(upstream, sizes[_i].target, sizes[_i].body,
+               strlen(sizes[_i].body));
     stop(upstream);
 }
 END_TEST
@@ -189,9 +189,8 @@ START_TEST(test_large_body_arrives_whole)
     struct answer answer = ask(upstream, "/?text=0123456789");
     ck_assert_uint_eq(answer.len, SIZE);
     for (size_t i = 0; i < SIZE; i++) {
-        if (answer.body[i] != (char)('0' + i % 10)) {
+        if (answer.body[i] != (char)('0' + i % 10))
             ck_abort_msg("byte %zu is %d", i, answer.body[i]);
-        }
     }
     free(answer.body);
     stop(upstream);
@@ -200,18 +199,18 @@ END_TEST
 
 START_TEST(test_status_is_sent)
 {
-    static const int STATUSES[] = {200, 204, 302, 304, 404, 500, 599};
+    static const int statuses[] = {200, 204, 302, 304, 404, 500, 599};
     char options[32];
-    (void)snprintf(options, sizeof(options), "--status %d", STATUSES[_i]);
+    (void)snprintf(options, sizeof options, "--status %d", statuses[_i]);
     struct server *upstream = start(options);
-    check_status(upstream, "/?text=a", STATUSES[_i]);
+    check_status(upstream, "/?text=a", statuses[_i]);
 
     /* One that has no body must not leave one for the next answer. */
     struct client *client = client_open(upstream);
     for (int i = 0; i < 2; i++) {
         say_request(client, "/?text=a", "");
         struct answer answer = take_answer(client);
-        ck_assert_int_eq(answer.status, STATUSES[_i]);
+        ck_assert_int_eq(answer.status, statuses[_i]);
         free(answer.body);
     }
     client_close(client);
@@ -221,11 +220,11 @@ END_TEST
 
 START_TEST(test_other_method_is_501)
 {
-    static const char POST[] = "POST /?text=a HTTP/1.1\r\nHost: x\r\n"
+    static const char post[] = "POST /?text=a HTTP/1.1\r\nHost: x\r\n"
                                "Content-Length: 1\r\n\r\nx";
     struct server *upstream = start("");
     struct client *client = client_open(upstream);
-    client_send(client, POST, sizeof(POST) - 1);
+    client_send(client, post, sizeof post - 1);
     struct answer answer = take_answer(client);
     ck_assert_int_eq(answer.status, 501);
     free(answer.body);
@@ -241,11 +240,11 @@ START_TEST(test_requests_share_a_connection)
     struct client *client = client_open(upstream);
     char target[32];
     for (int i = 0; i < 10; i++) {
-        (void)snprintf(target, sizeof(target), "/?text=%d", i);
+        (void)snprintf(target, sizeof target, "/?text=%d", i);
         say_request(client, target, "");
     }
     for (int i = 0; i < 10; i++) {
-        (void)snprintf(target, sizeof(target), "%d", i);
+        (void)snprintf(target, sizeof target, "%d", i);
         struct answer answer = take_answer(client);
         ck_assert_str_eq(answer.body, target);
         free(answer.body);
@@ -292,9 +291,8 @@ START_TEST(test_delay_is_exact_for_each_request)
     struct server *upstream = start("--delay 300.5");
     long long late_ms = 0;
 
-    for (int i = 0; i < CLIENTS; i++) {
+    for (int i = 0; i < CLIENTS; i++)
         clients[i] = client_open(upstream);
-    }
     for (int i = 0; i < CLIENTS; i++) {
         asked_ms[i] = now_ms();
         say_request(clients[i], "/?text=a", "");
@@ -313,7 +311,7 @@ START_TEST(test_delay_is_exact_for_each_request)
 }
 END_TEST
 
-/* Waits until the process has so many descriptors. */
+/* Waits until the process has this many descriptors. */
 static void await_descriptors(const struct server *upstream, long count)
 {
     long long deadline = now_ms() + PATIENCE_MS;
@@ -358,9 +356,8 @@ START_TEST(test_signal_ends_it_with_answers_waiting)
     for (int i = 0; i < CLIENTS; i++) {
         clients[i] = client_open(upstream);
         say_request(clients[i], "/?text=1", "");
-        if (i % 2 == 0) {
+        if (i % 2 == 0)
             client_reset(clients[i]);
-        }
     }
     ck_assert_int_eq(kill(upstream->pid, _i == 0 ? SIGINT : SIGTERM), 0);
     ck_assert(server_ends(upstream, PATIENCE_MS));
@@ -377,13 +374,11 @@ START_TEST(test_burst_of_connections_is_taken)
     long long begun = now_ms();
 
     ck_assert_int_eq(kill(upstream->pid, SIGSTOP), 0);
-    for (int i = 0; i < CLIENTS; i++) {
+    for (int i = 0; i < CLIENTS; i++)
         clients[i] = client_open(upstream);
-    }
     ck_assert_int_eq(kill(upstream->pid, SIGCONT), 0);
-    for (int i = 0; i < CLIENTS; i++) {
+    for (int i = 0; i < CLIENTS; i++)
         say_request(clients[i], "/?text=a", "");
-    }
     for (int i = 0; i < CLIENTS; i++) {
         struct answer answer = take_answer(clients[i]);
         ck_assert_int_eq(answer.status, 200);
@@ -409,7 +404,7 @@ START_TEST(test_port_taken_is_named)
 {
     struct server *upstream = start("");
     char address[96];
-    (void)snprintf(address, sizeof(address), "%s:%s", upstream->host,
+    (void)snprintf(address, sizeof address, "%s:%s", upstream->host,
                    upstream->port);
     struct command *second =
         command_run("%s --listen %s", kit_program("upstream"), address);
@@ -424,7 +419,7 @@ END_TEST
 static const struct {
     const char *arguments;
     const char *names;
-} BAD_USAGE[] = {
+} bad_usage[] = {
     {"--delay 5x", "--delay"},
     {"--delay -1", "--delay"},
     {"--delay ''", "--delay"},
@@ -449,9 +444,9 @@ static const struct {
 START_TEST(test_bad_usage_is_named)
 {
     struct command *command =
-        command_run("%s %s", kit_program("upstream"), BAD_USAGE[_i].arguments);
+        command_run("%s %s", kit_program("upstream"), bad_usage[_i].arguments);
     ck_assert_int_eq(command->status, 2);
-    ck_assert_msg(strstr(command->err, BAD_USAGE[_i].names) != NULL, "%s",
+    ck_assert_msg(strstr(command->err, bad_usage[_i].names) != NULL, "%s",
                   command->err);
     ck_assert_str_eq(command->out, "");
     command_free(command);
@@ -460,16 +455,16 @@ END_TEST
 
 START_TEST(test_help_and_version)
 {
-    static const char *const OPTIONS[] = {"--help", "--version"};
+    static const char *const options[] = {"--help", "--version"};
     struct command *command =
-        command_run("%s %s", kit_program("upstream"), OPTIONS[_i]);
+        command_run("%s %s", kit_program("upstream"), options[_i]);
     ck_assert_int_eq(command->status, 0);
     ck_assert_str_eq(command->err, "");
     ck_assert_ptr_nonnull(strstr(command->out, "upstream"));
     command_free(command);
 
     command =
-        command_run("%s %s >/dev/full", kit_program("upstream"), OPTIONS[_i]);
+        command_run("%s %s >/dev/full", kit_program("upstream"), options[_i]);
     ck_assert_int_eq(command->status, 1);
     ck_assert_ptr_nonnull(strstr(command->err, strerror(ENOSPC)));
     command_free(command);
@@ -486,11 +481,11 @@ static Suite *upstream_suite(void)
     TCase *usage = tcase_create("usage");
 
     tcase_set_timeout(answers, TEST_TIMEOUT);
-    tcase_add_loop_test(answers, test_text_comes_back, 0, COUNT(ECHOES));
+    tcase_add_loop_test(answers, test_text_comes_back, 0, COUNT(echoes));
     tcase_add_loop_test(answers, test_bad_request_is_400, 0,
-                        COUNT(BAD_TARGETS));
+                        COUNT(bad_targets));
     tcase_add_test(answers, test_all_bytes_of_a_long_text_come_back);
-    tcase_add_loop_test(answers, test_size_repeats_or_cuts, 0, COUNT(SIZES));
+    tcase_add_loop_test(answers, test_size_repeats_or_cuts, 0, COUNT(sizes));
     tcase_add_test(answers, test_large_body_arrives_whole);
     tcase_add_loop_test(answers, test_status_is_sent, 0, 7);
     tcase_add_test(answers, test_other_method_is_501);
@@ -511,7 +506,7 @@ static Suite *upstream_suite(void)
     tcase_set_timeout(usage, TEST_TIMEOUT);
     tcase_add_test(usage, test_ipv6);
     tcase_add_test(usage, test_port_taken_is_named);
-    tcase_add_loop_test(usage, test_bad_usage_is_named, 0, COUNT(BAD_USAGE));
+    tcase_add_loop_test(usage, test_bad_usage_is_named, 0, COUNT(bad_usage));
     tcase_add_loop_test(usage, test_help_and_version, 0, 2);
     suite_add_tcase(suite, usage);
     return suite;

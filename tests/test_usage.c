@@ -65,7 +65,7 @@ static const struct {
     {"--stack-size", "64 to 1048576", "63", "1048577"},
 };
 
-START_TEST(test_number_that_is_none_is_refused)
+START_TEST(test_bad_number_is_refused_with_its_range)
 {
     static const char *const junk[] = {
         "",
@@ -334,7 +334,7 @@ int main(void)
     TCase *starting = tcase_create("starting");
 
     tcase_set_timeout(usage, TEST_TIMEOUT);
-    tcase_add_loop_test(usage, test_number_that_is_none_is_refused, 0,
+    tcase_add_loop_test(usage, test_bad_number_is_refused_with_its_range, 0,
                         COUNT(numbers));
     tcase_add_test(usage, test_counts_have_no_decimals);
     tcase_add_loop_test(usage, test_refusal_names_its_reason, 0,
