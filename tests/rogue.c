@@ -1,6 +1,8 @@
 /*
- * The misbehaving upstream, see rogue.h. Every wait of a connection's thread
- * also ends when its client leaves or when the stop pipe is closed.
+ * rogue.c - a faulty HTTP upstream, see rogue.h
+ *
+ * Every wait of a connection's thread also ends when its client leaves or when
+ * the stop pipe is closed.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -54,8 +56,8 @@ struct conn {
 };
 
 /*
- * Waits until one of events or for timeout_ms (-1: forever); false if the
- * client left or all is to stop.
+ * Waits for one of events, or for timeout_ms (-1: forever). Returns false if
+ * the client left or the rogue is to stop.
  */
 static bool await(const struct conn *c, short events, int timeout_ms)
 {
@@ -72,7 +74,8 @@ static bool await(const struct conn *c, short events, int timeout_ms)
            (fds[0].revents & (POLLHUP | POLLERR | POLLRDHUP)) == 0;
 }
 
-/* Sleeps; false if the client left meanwhile. Negative: until it leaves. */
+/* Sleeps, or until the client leaves if ms is negative. Returns false if the
+ * client left. */
 static bool pause_for(const struct conn *c, int ms)
 {
     return await(c, POLLRDHUP, ms);
@@ -411,7 +414,7 @@ static bool play(const struct conn *c, const struct script *s)
     return false;
 }
 
-/* Does path name name, alone or followed by a slash or the query? */
+/* Returns whether path names name, alone or before a slash or the query. */
 static bool names(const char *path, const char *name)
 {
     size_t len = strlen(name);
@@ -477,8 +480,8 @@ static bool decode_text(struct conn *c, const char *target)
 }
 
 /*
- * Takes one request head off the connection, as a string of its own. NULL if
- * the client left or sent too much.
+ * Takes one request head off the connection. Returns it as a string that the
+ * caller frees, or NULL if the client left or sent too much.
  */
 static char *read_head(struct conn *c)
 {
@@ -518,7 +521,8 @@ static char *read_head(struct conn *c)
     }
 }
 
-/* Counts the request and keeps its head; a copy of the forced path or NULL. */
+/* Counts the request and keeps its head. Returns a copy of the forced path, or
+ * NULL. */
 static char *note_request(struct rogue *r, char *head)
 {
     char *forced;
@@ -661,7 +665,7 @@ static bool listen_on(struct rogue *r, int port)
     return true;
 }
 
-/* Frees what a rogue without threads holds. */
+/* Frees a rogue that has no threads. */
 static void discard(struct rogue *r)
 {
     for (int i = 0; i < 2; i++)

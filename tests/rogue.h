@@ -1,7 +1,8 @@
 /*
- * A misbehaving HTTP upstream inside the test process, a thread per
- * connection. The path of a request says how it is answered; the table of
- * paths is in rogue.c.
+ * rogue.h - a faulty HTTP upstream inside the test process
+ *
+ * It has a thread per connection. The path of a request says how it is
+ * answered; the table of paths is in rogue.c.
  *
  *   struct rogue *r = rogue_start(0);
  *   rogue_url(r, "/short", url);       -> the server fetches url?text=LINE
@@ -26,7 +27,7 @@
  *   /unsized          TEXT, ended by the close
  *   /interim          TEXT after two 1xx responses
  *   /close            TEXT, with Connection: close
- *   /close-unsaid     TEXT, then the connection is closed without a word
+ *   /close-unsaid     TEXT, then a close that was not announced
  *   /stale            TEXT once, the next request on the connection gets EOF
  *   /body             what rogue_set_body() gave; /body-chunked likewise
  *   /size/N           N bytes 'x'; /size-chunked/N likewise

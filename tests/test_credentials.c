@@ -1,6 +1,7 @@
 /*
  * The user and the password in the upstream's URL: sent to the upstream, and
- * never logged, whatever is wrong with the URL or with where it stands.
+ * never logged, whatever is wrong with the URL or its place on the command
+ * line.
  *
  * SPDX-License-Identifier: MIT
  */

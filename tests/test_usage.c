@@ -208,7 +208,7 @@ END_TEST
 
 static const char *const hosts[] = {"[::1]", "localhost", "", "0.0.0.0"};
 
-START_TEST(test_listens_where_it_is_told)
+START_TEST(test_listens_on_each_kind_of_host)
 {
     int fd = socket(AF_INET6, SOCK_STREAM, 0);
     struct sockaddr_in6 loopback = {.sin6_family = AF_INET6,
@@ -349,7 +349,7 @@ int main(void)
     tcase_add_test(starting, test_port_that_is_taken_is_named);
     tcase_add_test(starting, test_second_server_does_not_share_the_port);
     tcase_add_test(starting, test_port_can_be_taken_again_at_once);
-    tcase_add_loop_test(starting, test_listens_where_it_is_told, 0,
+    tcase_add_loop_test(starting, test_listens_on_each_kind_of_host, 0,
                         COUNT(hosts));
     tcase_add_test(starting, test_closed_standard_streams_harm_nobody);
     tcase_add_test(starting, test_long_log_line_is_cut);
