@@ -14,6 +14,7 @@
 #include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,7 @@ static int (*real_pipe2)(int *, int);
 static int (*real_socket)(int, int, int);
 static int (*real_epoll_create1)(int);
 static int (*real_epoll_ctl)(int, int, int, struct epoll_event *);
+static int (*real_sched_setscheduler)(pid_t, int, const struct sched_param *);
 static int (*real_setrlimit)(__rlimit_resource_t, const struct rlimit *);
 
 /* Sets a pointer to a function to the next library's function of that name.
@@ -67,6 +69,7 @@ __attribute__((constructor)) static void start(void)
     find(&real_socket, "socket");
     find(&real_epoll_create1, "epoll_create1");
     find(&real_epoll_ctl, "epoll_ctl");
+    find(&real_sched_setscheduler, "sched_setscheduler");
     find(&real_setrlimit, "setrlimit");
     if (path == NULL)
         return;
@@ -227,4 +230,11 @@ int setrlimit(__rlimit_resource_t resource, const struct rlimit *limit)
     if (fails_with_errno(SHIM_SETRLIMIT))
         return -1;
     return real_setrlimit(resource, limit);
+}
+
+int sched_setscheduler(pid_t pid, int policy, const struct sched_param *param)
+{
+    if (fails_with_errno(SHIM_SCHED_SETSCHEDULER))
+        return -1;
+    return real_sched_setscheduler(pid, policy, param);
 }

@@ -23,7 +23,8 @@ enum shim_call {
     SHIM_SOCKET,
     SHIM_EPOLL_CREATE1,
     SHIM_EPOLL_CTL,
-    SHIM_SETRLIMIT
+    SHIM_SETRLIMIT,
+    SHIM_SCHED_SETSCHEDULER
 };
 
 /* For .error of SHIM_SEND and SHIM_RECV: no failure, but only one byte. */

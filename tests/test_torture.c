@@ -422,6 +422,23 @@ START_TEST(test_what_fails_at_the_start_is_named)
 }
 END_TEST
 
+START_TEST(test_serves_with_another_scheduling_than_it_wants)
+{
+    if (skipped)
+        return;
+    arm(SHIM_SCHED_SETSCHEDULER, EPERM, 0, 1);
+    struct server *s = start("127.0.0.1", "");
+    ck_assert_int_eq(disarm(), 1);
+    ck_assert_int_eq(server_logged(s, "threadecho: warning: cannot set "
+                                      "SCHED_BATCH: "),
+                     1);
+    struct client *c = client_open(s);
+    ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+    client_close(c);
+    stop_drained(s);
+}
+END_TEST
+
 /* Either it starts all the same, or it says why not. */
 START_TEST(test_each_allocation_of_a_start_fails_in_turn)
 {
@@ -627,6 +644,8 @@ int main(void)
     TCase *starting = add_case_with(suite, "start", set_up, tear_down);
     tcase_add_loop_test(starting, test_what_fails_at_the_start_is_named, 0,
                         COUNT(start_errors));
+    tcase_add_test(starting,
+                   test_serves_with_another_scheduling_than_it_wants);
     tcase_add_test(starting, test_each_allocation_of_a_start_fails_in_turn);
 
     TCase *network = add_case_with(suite, "network", set_up, tear_down);

@@ -4,10 +4,13 @@
  *
  * SPDX-License-Identifier: MIT
  */
+#define _GNU_SOURCE /* SCHED_BATCH, SCHED_IDLE */
 #include "command.h"
 #include "harness.h"
 
+#include <dirent.h>
 #include <netinet/in.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -293,6 +296,43 @@ START_TEST(test_closed_standard_streams_harm_nobody)
 }
 END_TEST
 
+/* The policy that it is started with, and the one that its threads have. */
+static const int policies[][2] = {
+    {SCHED_OTHER, SCHED_BATCH},
+    {SCHED_BATCH, SCHED_BATCH},
+    {SCHED_IDLE, SCHED_IDLE}, /* somebody's choice, which is kept */
+};
+
+START_TEST(test_threads_have_their_scheduling)
+{
+    const struct sched_param none = {.sched_priority = 0};
+    struct dirent *task;
+    char path[64];
+    int count = 0;
+
+    ck_assert_int_eq(sched_setscheduler(0, policies[_i][0], &none), 0);
+    struct server *s = threadecho_start(NULL, "--echo");
+    struct client *c = client_open(s);
+    ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+    snprintf(path, sizeof path, "/proc/%d/task", (int)s->pid);
+    DIR *dir = opendir(path);
+    ck_assert_ptr_nonnull(dir);
+    while ((task = readdir(dir)) != NULL) {
+        if (task->d_name[0] == '.')
+            continue;
+        pid_t tid = (pid_t)strtol(task->d_name, NULL, 10);
+        if (own_sanitizer() == NULL) /* else it may have started one before */
+            ck_assert_int_eq(sched_getscheduler(tid), policies[_i][1]);
+        count++;
+    }
+    closedir(dir);
+    ck_assert_int_ge(count, 3); /* main, signals, the connection */
+    client_close(c);
+    ck_assert_int_eq(server_stop(s), 0);
+    server_free(s);
+}
+END_TEST
+
 START_TEST(test_long_log_line_is_cut)
 {
     struct server *s = threadecho_start(
@@ -352,6 +392,8 @@ int main(void)
     tcase_add_loop_test(starting, test_listens_on_each_kind_of_host, 0,
                         COUNT(hosts));
     tcase_add_test(starting, test_closed_standard_streams_harm_nobody);
+    tcase_add_loop_test(starting, test_threads_have_their_scheduling, 0,
+                        COUNT(policies));
     tcase_add_test(starting, test_long_log_line_is_cut);
     tcase_add_test(
         starting, test_verbose_logs_connections_and_errors_and_nothing_secret);
