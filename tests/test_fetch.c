@@ -1,7 +1,7 @@
 /*
  * Unit tests of fetch.c: each way a fetch can end, against an upstream in the
- * same process. The file is included whole, so that its allocations can be
- * made to fail and its waiting threads be counted; names are resolved by a
+ * same process. The file is included whole, as are those of lib/ that allocate
+ * for it, so that each allocation can be made to fail; names are resolved by a
  * getaddrinfo of this file, so that no test depends on a name server.
  *
  * SPDX-License-Identifier: MIT
@@ -17,15 +17,12 @@
 
 static void *failing_realloc(void *data, size_t size);
 static void *failing_calloc(size_t count, size_t size);
-static int counted_wait(pthread_cond_t *cond, pthread_mutex_t *mutex);
 
 #define realloc failing_realloc
 #define calloc failing_calloc
-#define pthread_cond_wait counted_wait
-#define now_ms fetch_now_ms /* the harness has one, too */
 #include "../fetch.c"
-#undef now_ms
-#undef pthread_cond_wait
+#include "../lib/reply.c"
+#include "../lib/slots.c"
 #undef calloc
 #undef realloc
 
@@ -77,14 +74,6 @@ static char *failing_strdup(const char *text)
     return allocation_fails() ? NULL : strdup(text);
 }
 
-static atomic_int waiting; /* threads that stood in line, in all */
-
-static int counted_wait(pthread_cond_t *cond, pthread_mutex_t *mutex)
-{
-    atomic_fetch_add(&waiting, 1);
-    return pthread_cond_wait(cond, mutex);
-}
-
 /* How getaddrinfo answers for stuck.invalid: not before it is let go. */
 static sem_t stuck;
 
@@ -116,9 +105,9 @@ struct script {
     const char *repeated; /* until the client leaves, or NULL */
 };
 
-struct upstream {
+struct scripted_upstream {
     struct script script;
-    void (*converse)(struct upstream *upstream, int fd);
+    void (*converse)(struct scripted_upstream *upstream, int fd);
     int listener;
     int port;
     int stop[2]; /* a pipe; its write end is closed to stop */
@@ -128,7 +117,8 @@ struct upstream {
 };
 
 /* Waits for the event; false if the client left or all is to stop. */
-static bool upstream_awaits(struct upstream *upstream, int fd, short event)
+static bool upstream_awaits(struct scripted_upstream *upstream, int fd,
+                            short event)
 {
     struct pollfd fds[2] = {{.fd = fd, .events = event},
                             {.fd = upstream->stop[0], .events = POLLIN}};
@@ -137,7 +127,7 @@ static bool upstream_awaits(struct upstream *upstream, int fd, short event)
 }
 
 /* Reads a request up to the empty line. */
-static bool upstream_reads(struct upstream *upstream, int fd)
+static bool upstream_reads(struct scripted_upstream *upstream, int fd)
 {
     char last[5] = "";
     while (strcmp(last, "\r\n\r\n") != 0) {
@@ -152,8 +142,8 @@ static bool upstream_reads(struct upstream *upstream, int fd)
     return true;
 }
 
-static bool upstream_says(struct upstream *upstream, int fd, const char *data,
-                          size_t len)
+static bool upstream_says(struct scripted_upstream *upstream, int fd,
+                          const char *data, size_t len)
 {
     while (len > 0) {
         if (!upstream_awaits(upstream, fd, POLLOUT))
@@ -167,7 +157,7 @@ static bool upstream_says(struct upstream *upstream, int fd, const char *data,
     return true;
 }
 
-static void converse_script(struct upstream *upstream, int fd)
+static void converse_script(struct scripted_upstream *upstream, int fd)
 {
     const struct script *script = &upstream->script;
     if (!upstream_reads(upstream, fd) ||
@@ -180,14 +170,14 @@ static void converse_script(struct upstream *upstream, int fd)
 }
 
 /* Answers properly, and then once more without being asked. */
-static void converse_unasked(struct upstream *upstream, int fd)
+static void converse_unasked(struct scripted_upstream *upstream, int fd)
 {
     static const char good[] = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
 
     while (upstream_reads(upstream, fd) &&
            upstream_says(upstream, fd, good, strlen(good)) &&
            upstream_says(upstream, fd, "asked", 5)) {
-        let_pass(2 * IDLE_MS);
+        let_pass(3);
         if (!upstream_says(upstream, fd, good, strlen(good)) ||
             !upstream_says(upstream, fd, "extra", 5))
             return;
@@ -196,14 +186,14 @@ static void converse_unasked(struct upstream *upstream, int fd)
 }
 
 /* Never reads a byte. */
-static void converse_deaf(struct upstream *upstream, int fd)
+static void converse_deaf(struct scripted_upstream *upstream, int fd)
 {
     upstream_awaits(upstream, fd, POLLRDHUP);
 }
 
 static void *upstream_thread(void *arg)
 {
-    struct upstream *upstream = arg;
+    struct scripted_upstream *upstream = arg;
 
     while (upstream_awaits(upstream, upstream->listener, POLLIN)) {
         int fd = accept(upstream->listener, NULL, NULL);
@@ -216,7 +206,7 @@ static void *upstream_thread(void *arg)
 }
 
 /* Starts one on 127.0.0.1 or ::1. False if there is no such address. */
-static bool upstream_start(struct upstream *upstream, int family)
+static bool upstream_start(struct scripted_upstream *upstream, int family)
 {
     struct sockaddr_in v4 = {.sin_family = AF_INET,
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -245,7 +235,7 @@ static bool upstream_start(struct upstream *upstream, int family)
     return true;
 }
 
-static void upstream_stop(struct upstream *upstream)
+static void upstream_stop(struct scripted_upstream *upstream)
 {
     close(upstream->stop[1]);
     ck_assert_int_eq(pthread_join(upstream->thread, NULL), 0);
@@ -338,21 +328,22 @@ static struct fetcher *open_port(const char *host, int port)
 /* Fetches and expects this end. A body is appended to what the buffer held,
  * after any failure the buffer is as before. */
 static void expect_bytes(struct fetcher *fetcher, const char *text, size_t len,
-                         enum fetch_status status, long http_status,
+                         enum reason reason, long http_status,
                          const void *body, size_t body_len)
 {
     struct buffer buffer = {0};
     long got_http_status = -1;
+    unsigned handle = 0;
 
     ck_assert(buffer_append(&buffer, BYTES("kept")));
-    enum fetch_status got =
-        fetch(fetcher, text, len, &buffer, &got_http_status);
-    ck_assert_msg(got == status, "'%.80s': %s, not %s", text,
-                  fetch_reason(got), fetch_reason(status));
+    enum reason got =
+        fetch(fetcher, &handle, text, len, &buffer, &got_http_status);
+    ck_assert_msg(got == reason, "'%.80s': %s, not %s", text, reason_text(got),
+                  reason_text(reason));
     ck_assert_int_eq(got_http_status, http_status);
     ck_assert_uint_ge(buffer.len, 4);
     ck_assert_mem_eq(buffer.data, "kept", 4);
-    if (status != FETCH_OK)
+    if (reason != REASON_NONE)
         body_len = 0;
     ck_assert_uint_eq(buffer.len - 4, body_len);
     if (body_len > 0)
@@ -361,10 +352,9 @@ static void expect_bytes(struct fetcher *fetcher, const char *text, size_t len,
 }
 
 static void expect(struct fetcher *fetcher, const char *text,
-                   enum fetch_status status, long http_status,
-                   const char *body)
+                   enum reason reason, long http_status, const char *body)
 {
-    expect_bytes(fetcher, text, strlen(text), status, http_status, body,
+    expect_bytes(fetcher, text, strlen(text), reason, http_status, body,
                  strlen(body));
 }
 
@@ -373,7 +363,7 @@ static void expect_timeout(struct fetcher *fetcher, const char *text, long ms,
                            long http_status)
 {
     long long start = now_ms();
-    expect(fetcher, text, FETCH_TIMED_OUT, http_status, "");
+    expect(fetcher, text, REASON_TIMED_OUT, http_status, "");
     long long took = now_ms() - start;
     ck_assert_int_ge(took, ms - 5);
     ck_assert_int_le(took, ms + SLACK_MS);
@@ -388,72 +378,72 @@ static void expect_timeout(struct fetcher *fetcher, const char *text, long ms,
 /* What /text is asked for, and how that ends. */
 static const struct {
     const char *text;
-    enum fetch_status status;
+    enum reason reason;
     long http_status;
     const char *body;
 } ends[] = {
-    {"/good", FETCH_OK, 200, "/good"},
-    {"/delay/20", FETCH_OK, 200, "/delay/20"},
-    {"/chunked", FETCH_OK, 200, "/chunked"},
-    {"/unsized", FETCH_OK, 200, "/unsized"},
-    {"/interim", FETCH_OK, 200, "/interim"},
-    {"/close", FETCH_OK, 200, "/close"},
-    {"/close-unsaid", FETCH_OK, 200, "/close-unsaid"},
-    {"/stale", FETCH_OK, 200, "/stale"},
-    {"/size/10", FETCH_OK, 200, "xxxxxxxxxx"},
-    {"/size-chunked/10", FETCH_OK, 200, "xxxxxxxxxx"},
-    {"/empty", FETCH_OK, 200, ""},
-    {"/204", FETCH_OK, 204, ""},
-    {"/status/201", FETCH_OK, 201, ERROR_PAGE},
-    {"/status/206", FETCH_OK, 206, ERROR_PAGE},
-    {"/status/299", FETCH_OK, 299, ERROR_PAGE},
-    {"/status-bare/299", FETCH_OK, 299, ""},
+    {"/good", REASON_NONE, 200, "/good"},
+    {"/delay/20", REASON_NONE, 200, "/delay/20"},
+    {"/chunked", REASON_NONE, 200, "/chunked"},
+    {"/unsized", REASON_NONE, 200, "/unsized"},
+    {"/interim", REASON_NONE, 200, "/interim"},
+    {"/close", REASON_NONE, 200, "/close"},
+    {"/close-unsaid", REASON_NONE, 200, "/close-unsaid"},
+    {"/stale", REASON_NONE, 200, "/stale"},
+    {"/size/10", REASON_NONE, 200, "xxxxxxxxxx"},
+    {"/size-chunked/10", REASON_NONE, 200, "xxxxxxxxxx"},
+    {"/empty", REASON_NONE, 200, ""},
+    {"/204", REASON_NONE, 204, ""},
+    {"/status/201", REASON_NONE, 201, ERROR_PAGE},
+    {"/status/206", REASON_NONE, 206, ERROR_PAGE},
+    {"/status/299", REASON_NONE, 299, ERROR_PAGE},
+    {"/status-bare/299", REASON_NONE, 299, ""},
     /* Any other status, and no redirect is followed. */
-    {"/status/300", FETCH_RETURNED, 300, ""},
-    {"/status/304", FETCH_RETURNED, 304, ""},
-    {"/status/400", FETCH_RETURNED, 400, ""},
-    {"/status/401", FETCH_RETURNED, 401, ""},
-    {"/status/404", FETCH_RETURNED, 404, ""},
-    {"/status/407", FETCH_RETURNED, 407, ""},
-    {"/status/408", FETCH_RETURNED, 408, ""},
-    {"/status/429", FETCH_RETURNED, 429, ""},
-    {"/status/500", FETCH_RETURNED, 500, ""},
-    {"/status/503", FETCH_RETURNED, 503, ""},
-    {"/status/599", FETCH_RETURNED, 599, ""},
-    {"/status/999", FETCH_RETURNED, 999, ""},
-    {"/status-bare/404", FETCH_RETURNED, 404, ""},
-    {"/status-bare/500", FETCH_RETURNED, 500, ""},
-    {"/no-such-path", FETCH_RETURNED, 404, ""},
-    {"/redirect-file/301", FETCH_RETURNED, 301, ""},
-    {"/redirect-file/302", FETCH_RETURNED, 302, ""},
-    {"/redirect-ftp/302", FETCH_RETURNED, 302, ""},
-    {"/redirect-ftp/303", FETCH_RETURNED, 303, ""},
-    {"/redirect-self/307", FETCH_RETURNED, 307, ""},
-    {"/redirect-self/308", FETCH_RETURNED, 308, ""},
+    {"/status/300", REASON_RETURNED, 300, ""},
+    {"/status/304", REASON_RETURNED, 304, ""},
+    {"/status/400", REASON_RETURNED, 400, ""},
+    {"/status/401", REASON_RETURNED, 401, ""},
+    {"/status/404", REASON_RETURNED, 404, ""},
+    {"/status/407", REASON_RETURNED, 407, ""},
+    {"/status/408", REASON_RETURNED, 408, ""},
+    {"/status/429", REASON_RETURNED, 429, ""},
+    {"/status/500", REASON_RETURNED, 500, ""},
+    {"/status/503", REASON_RETURNED, 503, ""},
+    {"/status/599", REASON_RETURNED, 599, ""},
+    {"/status/999", REASON_RETURNED, 999, ""},
+    {"/status-bare/404", REASON_RETURNED, 404, ""},
+    {"/status-bare/500", REASON_RETURNED, 500, ""},
+    {"/no-such-path", REASON_RETURNED, 404, ""},
+    {"/redirect-file/301", REASON_RETURNED, 301, ""},
+    {"/redirect-file/302", REASON_RETURNED, 302, ""},
+    {"/redirect-ftp/302", REASON_RETURNED, 302, ""},
+    {"/redirect-ftp/303", REASON_RETURNED, 303, ""},
+    {"/redirect-self/307", REASON_RETURNED, 307, ""},
+    {"/redirect-self/308", REASON_RETURNED, 308, ""},
     /* Cut off. */
-    {"/empty-reply", FETCH_CLOSED_EARLY, 0, ""},
-    {"/reset", FETCH_CLOSED_EARLY, 0, ""},
-    {"/short", FETCH_CLOSED_EARLY, 200, ""},
-    {"/short-chunked", FETCH_CLOSED_EARLY, 200, ""},
-    {"/reset-body", FETCH_CLOSED_EARLY, 200, ""},
-    {"/short-head", FETCH_CLOSED_EARLY, 200, ""},
+    {"/empty-reply", REASON_CLOSED_EARLY, 0, ""},
+    {"/reset", REASON_CLOSED_EARLY, 0, ""},
+    {"/short", REASON_CLOSED_EARLY, 200, ""},
+    {"/short-chunked", REASON_CLOSED_EARLY, 200, ""},
+    {"/reset-body", REASON_CLOSED_EARLY, 200, ""},
+    {"/short-head", REASON_CLOSED_EARLY, 200, ""},
     /* Not HTTP. */
-    {"/bad-chunk", FETCH_BAD_HTTP, 200, ""},
-    {"/garbage", FETCH_BAD_HTTP, 0, ""},
-    {"/http09", FETCH_BAD_HTTP, 0, ""},
-    {"/header-line", FETCH_BAD_HTTP, 200, ""},
-    {"/headers", FETCH_BAD_HTTP, 200, ""},
-    {"/interim-flood", FETCH_BAD_HTTP, 100, ""},
-    {"/trailers", FETCH_BAD_HTTP, 200, ""},
+    {"/bad-chunk", REASON_BAD_HTTP, 200, ""},
+    {"/garbage", REASON_BAD_HTTP, 0, ""},
+    {"/http09", REASON_BAD_HTTP, 0, ""},
+    {"/header-line", REASON_BAD_HTTP, 200, ""},
+    {"/headers", REASON_BAD_HTTP, 200, ""},
+    {"/interim-flood", REASON_BAD_HTTP, 100, ""},
+    {"/trailers", REASON_BAD_HTTP, 200, ""},
     /* Too much. */
-    {"/huge", FETCH_TOO_LARGE, 200, ""},
-    {"/huge-chunked", FETCH_TOO_LARGE, 200, ""},
-    {"/huge-unsized", FETCH_TOO_LARGE, 200, ""},
+    {"/huge", REASON_TOO_LARGE, 200, ""},
+    {"/huge-chunked", REASON_TOO_LARGE, 200, ""},
+    {"/huge-unsized", REASON_TOO_LARGE, 200, ""},
     /* Too slow. */
-    {"/hang", FETCH_TIMED_OUT, 0, ""},
-    {"/hang-body", FETCH_TIMED_OUT, 200, ""},
-    {"/drip", FETCH_TIMED_OUT, 200, ""},
-    {"/drip-head", FETCH_TIMED_OUT, 200, ""},
+    {"/hang", REASON_TIMED_OUT, 0, ""},
+    {"/hang-body", REASON_TIMED_OUT, 200, ""},
+    {"/drip", REASON_TIMED_OUT, 200, ""},
+    {"/drip-head", REASON_TIMED_OUT, 200, ""},
 };
 
 /* Each in the middle of good fetches on the same handle, with and without
@@ -462,20 +452,20 @@ START_TEST(test_fetch_ends_as_the_upstream_made_it_end)
 {
     int i = _i / 2;
     options.keepalive = _i % 2 == 0;
-    if (ends[i].status == FETCH_TIMED_OUT)
+    if (ends[i].reason == REASON_TIMED_OUT)
         options.timeout_ms = SHORT_MS;
     struct fetcher *fetcher = open_path("/text");
 
-    expect(fetcher, "one", FETCH_OK, 200, "one");
+    expect(fetcher, "one", REASON_NONE, 200, "one");
     for (int again = 0; again < 2; again++) {
-        if (ends[i].status == FETCH_TIMED_OUT)
+        if (ends[i].reason == REASON_TIMED_OUT)
             expect_timeout(fetcher, ends[i].text, SHORT_MS,
                            ends[i].http_status);
         else
-            expect(fetcher, ends[i].text, ends[i].status, ends[i].http_status,
+            expect(fetcher, ends[i].text, ends[i].reason, ends[i].http_status,
                    ends[i].body);
     }
-    expect(fetcher, "two", FETCH_OK, 200, "two");
+    expect(fetcher, "two", REASON_NONE, 200, "two");
     fetcher_destroy(fetcher);
 }
 END_TEST
@@ -493,78 +483,78 @@ END_TEST
 #define SAYS(text) REPEATS(text, NULL)
 
 static const struct {
-    enum fetch_status status;
+    enum reason reason;
     long http_status;
     const char *body;
     struct script script;
 } sayings[] = {
-    {FETCH_OK, 200, "old", SAYS("HTTP/1.0 200 OK\r\n\r\nold")},
-    {FETCH_OK, 200, "bar", SAYS("HTTP/1.1 200\nContent-Length: 3\n\nbare")},
-    {FETCH_OK, 200, "abc",
+    {REASON_NONE, 200, "old", SAYS("HTTP/1.0 200 OK\r\n\r\nold")},
+    {REASON_NONE, 200, "bar", SAYS("HTTP/1.1 200\nContent-Length: 3\n\nbare")},
+    {REASON_NONE, 200, "abc",
      SAYS(CHUNKED "3;extra=1\r\nabc\r\n00\r\nTrailer: x\r\n\r\n")},
-    {FETCH_OK, 200, "abc",
+    {REASON_NONE, 200, "abc",
      SAYS("HTTP/1.1 200\nTransfer-Encoding: chunked \n\n3\nabc\n0\n\n")},
-    {FETCH_OK, 200, "abc",
+    {REASON_NONE, 200, "abc",
      SAYS(OK "Content-Length: 3\r\nContent-length:3\r\n\r\nabc")},
     /* A head that does not end is no answer, even if it began well. */
-    {FETCH_CLOSED_EARLY, 0, "", SAYS("H")},
-    {FETCH_CLOSED_EARLY, 0, "", SAYS("HTTP/1.1 200")},
-    {FETCH_CLOSED_EARLY, 200, "", SAYS(OK)},
-    {FETCH_CLOSED_EARLY, 200, "", SAYS(OK "Content-Length: 3\r\n")},
-    {FETCH_CLOSED_EARLY, 404, "", SAYS("HTTP/1.1 404 No\r\n")},
-    {FETCH_CLOSED_EARLY, 100, "", SAYS("HTTP/1.1 100 Go on\r\n\r\n")},
-    {FETCH_CLOSED_EARLY, 200, "",
+    {REASON_CLOSED_EARLY, 0, "", SAYS("H")},
+    {REASON_CLOSED_EARLY, 0, "", SAYS("HTTP/1.1 200")},
+    {REASON_CLOSED_EARLY, 200, "", SAYS(OK)},
+    {REASON_CLOSED_EARLY, 200, "", SAYS(OK "Content-Length: 3\r\n")},
+    {REASON_CLOSED_EARLY, 404, "", SAYS("HTTP/1.1 404 No\r\n")},
+    {REASON_CLOSED_EARLY, 100, "", SAYS("HTTP/1.1 100 Go on\r\n\r\n")},
+    {REASON_CLOSED_EARLY, 200, "",
      SAYS("HTTP/1.1 100 Go on\r\n\r\n" OK "X: y")},
-    {FETCH_CLOSED_EARLY, 101, "",
+    {REASON_BAD_HTTP, 101, "",
      SAYS("HTTP/1.1 101 What you never asked\r\n\r\n")},
     /* Not HTTP. */
-    {FETCH_BAD_HTTP, 0, "", SAYS("HTTP/3.1 200 OK\r\n\r\n")},
-    {FETCH_BAD_HTTP, 0, "", SAYS("HTTP/1.1 OK\r\n\r\n")},
-    {FETCH_BAD_HTTP, 0, "", SAYS("HTTP/1.1 20\r\n\r\n")},
-    {FETCH_BAD_HTTP, 0, "", SAYS("HTTP/1.1 2000 OK\r\n\r\n")},
-    {FETCH_BAD_HTTP, 0, "", SAYS("ICY 200 OK\r\n\r\n")},
-    {FETCH_BAD_HTTP, 0, "", SAYS("SSH-2.0-OpenSSH_9.2\r\n")},
-    {FETCH_BAD_HTTP, 200, "", SAYS(OK "X: a\0b\r\n\r\n")},
-    {FETCH_BAD_HTTP, 200, "", SAYS(OK "no colon\r\n\r\n")},
-    {FETCH_BAD_HTTP, 200, "", SAYS(OK "Content-Length: -3\r\n\r\nabc")},
-    {FETCH_BAD_HTTP, 200, "",
+    {REASON_BAD_HTTP, 0, "", SAYS("HTTP/3.1 200 OK\r\n\r\n")},
+    {REASON_BAD_HTTP, 0, "", SAYS("HTTP/1.1 OK\r\n\r\n")},
+    {REASON_BAD_HTTP, 0, "", SAYS("HTTP/1.1 20\r\n\r\n")},
+    {REASON_BAD_HTTP, 0, "", SAYS("HTTP/1.1 2000 OK\r\n\r\n")},
+    {REASON_BAD_HTTP, 0, "", SAYS("ICY 200 OK\r\n\r\n")},
+    {REASON_BAD_HTTP, 0, "", SAYS("SSH-2.0-OpenSSH_9.2\r\n")},
+    {REASON_BAD_HTTP, 200, "", SAYS(OK "X: a\0b\r\n\r\n")},
+    {REASON_BAD_HTTP, 200, "", SAYS(OK "no colon\r\n\r\n")},
+    {REASON_BAD_HTTP, 200, "", SAYS(OK "Content-Length: -3\r\n\r\nabc")},
+    {REASON_BAD_HTTP, 200, "",
      SAYS(OK "Content-Length: 3\r\nContent-Length: 2\r\n\r\nabc")},
-    {FETCH_BAD_HTTP, 200, "",
+    {REASON_BAD_HTTP, 200, "",
      SAYS(OK "Transfer-Encoding: chunked, gzip\r\n\r\n0\r\n\r\n")},
-    {FETCH_BAD_HTTP, 200, "", SAYS(OK "Content-Length: x\r\n\r\nabc")},
-    {FETCH_BAD_HTTP, 200, "",
+    {REASON_BAD_HTTP, 200, "", SAYS(OK "Content-Length: x\r\n\r\nabc")},
+    {REASON_BAD_HTTP, 200, "",
      SAYS(OK "Transfer-Encoding: none such\r\n\r\nabc")},
-    {FETCH_BAD_HTTP, 200, "", SAYS(OK "Transfer-Encoding: gzip\r\n\r\nabc")},
-    {FETCH_BAD_HTTP, 200, "", SAYS(CHUNKED "\r\n")},
-    {FETCH_BAD_HTTP, 200, "", SAYS(CHUNKED "-1\r\nabc")},
-    {FETCH_BAD_HTTP, 200, "", SAYS(CHUNKED "fffffffffffffffff\r\nabc")},
-    {FETCH_BAD_HTTP, 200, "", SAYS(CHUNKED "2\r\nabc\r\n0\r\n\r\n")},
+    {REASON_BAD_HTTP, 200, "", SAYS(OK "Transfer-Encoding: gzip\r\n\r\nabc")},
+    {REASON_BAD_HTTP, 200, "", SAYS(CHUNKED "\r\n")},
+    {REASON_BAD_HTTP, 200, "", SAYS(CHUNKED "-1\r\nabc")},
+    {REASON_BAD_HTTP, 200, "", SAYS(CHUNKED "fffffffffffffffff\r\nabc")},
+    {REASON_BAD_HTTP, 200, "", SAYS(CHUNKED "2\r\nabc\r\n0\r\n\r\n")},
     /* What never ends. */
-    {FETCH_BAD_HTTP, 0, "", REPEATS("", X256)},
-    {FETCH_BAD_HTTP, 0, "", REPEATS("HTTP/", X256)},
-    {FETCH_BAD_HTTP, 0, "", REPEATS("HTTP/1.1 200 ", X256)},
-    {FETCH_BAD_HTTP, 200, "", REPEATS(OK, X256)},
-    {FETCH_BAD_HTTP, 200, "", REPEATS(OK, "X: y\r\n y\r\n")},
-    {FETCH_BAD_HTTP, 200, "", REPEATS(CHUNKED, "0000000000")},
-    {FETCH_BAD_HTTP, 200, "", REPEATS(CHUNKED "0\r\n", X256)},
-    {FETCH_TOO_LARGE, 200, "", REPEATS(OK "\r\n", X256)},
-    {FETCH_RETURNED, 404, "", REPEATS("HTTP/1.1 404 No\r\n\r\n", X256)},
+    {REASON_BAD_HTTP, 0, "", REPEATS("", X256)},
+    {REASON_BAD_HTTP, 0, "", REPEATS("HTTP/", X256)},
+    {REASON_BAD_HTTP, 0, "", REPEATS("HTTP/1.1 200 ", X256)},
+    {REASON_BAD_HTTP, 200, "", REPEATS(OK, X256)},
+    {REASON_BAD_HTTP, 200, "", REPEATS(OK, "X: y\r\n y\r\n")},
+    {REASON_BAD_HTTP, 200, "", REPEATS(CHUNKED, "0000000000")},
+    {REASON_BAD_HTTP, 200, "", REPEATS(CHUNKED "0\r\n", X256)},
+    {REASON_TOO_LARGE, 200, "", REPEATS(OK "\r\n", X256)},
+    {REASON_RETURNED, 404, "", REPEATS("HTTP/1.1 404 No\r\n\r\n", X256)},
     /* More than 64 bits, or than the limit, and what is there of it. */
-    {FETCH_TOO_LARGE, 200, "",
+    {REASON_TOO_LARGE, 200, "",
      SAYS(OK "Content-Length: 99999999999999999999\r\n\r\nabc")},
-    {FETCH_TOO_LARGE, 200, "", SAYS(OK "Content-Length: 1048577\r\n\r\nabc")},
-    {FETCH_RETURNED, 500, "",
+    {REASON_TOO_LARGE, 200, "", SAYS(OK "Content-Length: 1048577\r\n\r\nabc")},
+    {REASON_RETURNED, 500, "",
      SAYS("HTTP/1.1 500 No\r\nContent-Length: 1048577\r\n\r\nabc")},
 };
 
 START_TEST(test_fetch_takes_nothing_for_an_answer_that_is_none)
 {
-    struct upstream upstream = {.script = sayings[_i].script};
+    struct scripted_upstream upstream = {.script = sayings[_i].script};
     ck_assert(upstream_start(&upstream, AF_INET));
     struct fetcher *fetcher = open_port("127.0.0.1", upstream.port);
 
     for (int again = 0; again < 2; again++)
-        expect(fetcher, upstream.script.answer, sayings[_i].status,
+        expect(fetcher, upstream.script.answer, sayings[_i].reason,
                sayings[_i].http_status, sayings[_i].body);
     fetcher_destroy(fetcher);
     upstream_stop(&upstream);
@@ -576,25 +566,25 @@ START_TEST(test_fetch_tells_each_failure_from_the_one_before)
 {
     static const struct {
         const char *text;
-        enum fetch_status status;
+        enum reason reason;
         long http_status;
     } rows[] = {
-        {"/reset", FETCH_CLOSED_EARLY, 0},
-        {"/bad-chunk", FETCH_BAD_HTTP, 200},
-        {"/reset-body", FETCH_CLOSED_EARLY, 200},
-        {"/header-line", FETCH_BAD_HTTP, 200},
-        {"/empty-reply", FETCH_CLOSED_EARLY, 0},
-        {"/huge-chunked", FETCH_TOO_LARGE, 200},
-        {"/status/503", FETCH_RETURNED, 503},
-        {"/short-head", FETCH_CLOSED_EARLY, 200},
+        {"/reset", REASON_CLOSED_EARLY, 0},
+        {"/bad-chunk", REASON_BAD_HTTP, 200},
+        {"/reset-body", REASON_CLOSED_EARLY, 200},
+        {"/header-line", REASON_BAD_HTTP, 200},
+        {"/empty-reply", REASON_CLOSED_EARLY, 0},
+        {"/huge-chunked", REASON_TOO_LARGE, 200},
+        {"/status/503", REASON_RETURNED, 503},
+        {"/short-head", REASON_CLOSED_EARLY, 200},
     };
     struct fetcher *fetcher = open_path("/text");
 
     for (int first = 0; first < COUNT(rows); first++)
         for (int second = 0; second < COUNT(rows); second++) {
-            expect(fetcher, rows[first].text, rows[first].status,
+            expect(fetcher, rows[first].text, rows[first].reason,
                    rows[first].http_status, "");
-            expect(fetcher, rows[second].text, rows[second].status,
+            expect(fetcher, rows[second].text, rows[second].reason,
                    rows[second].http_status, "");
         }
     fetcher_destroy(fetcher);
@@ -605,12 +595,15 @@ START_TEST(test_fetch_leaves_an_empty_buffer_empty_when_it_fails)
 {
     struct fetcher *fetcher = open_path("/text");
     struct buffer buffer = {0};
+    unsigned handle = 0;
     long http_status;
 
-    ck_assert_int_eq(fetch(fetcher, "/short", 6, &buffer, &http_status),
-                     FETCH_CLOSED_EARLY);
+    ck_assert_int_eq(
+        fetch(fetcher, &handle, "/short", 6, &buffer, &http_status),
+        REASON_CLOSED_EARLY);
     ck_assert_uint_eq(buffer.len, 0);
-    ck_assert_int_eq(fetch(fetcher, "", 0, &buffer, &http_status), FETCH_OK);
+    ck_assert_int_eq(fetch(fetcher, &handle, "", 0, &buffer, &http_status),
+                     REASON_NONE);
     ck_assert_uint_eq(buffer.len, 0);
     free(buffer.data);
     fetcher_destroy(fetcher);
@@ -638,7 +631,8 @@ START_TEST(test_fetch_sends_any_byte)
             len += (size_t)snprintf(line + len, 4, "%%%02X", (unsigned)i);
     }
     snprintf(line + len, sizeof line - len, " HTTP/1.1\r\n");
-    expect_bytes(fetcher, text, sizeof text, FETCH_OK, 200, text, sizeof text);
+    expect_bytes(fetcher, text, sizeof text, REASON_NONE, 200, text,
+                 sizeof text);
     char *head = rogue_request(rogue, 0);
     ck_assert_ptr_nonnull(head);
     ck_assert_msg(strncmp(head, line, strlen(line)) == 0, "%s", head);
@@ -648,10 +642,10 @@ START_TEST(test_fetch_sends_any_byte)
     for (int i = 0; i < 256; i++) {
         char some[] = {(char)i, (char)i, 'x', (char)i};
         for (size_t n = 1; n <= sizeof some; n++)
-            expect_bytes(fetcher, some, n, FETCH_OK, 200, some, n);
+            expect_bytes(fetcher, some, n, REASON_NONE, 200, some, n);
     }
-    expect_bytes(fetcher, "", 0, FETCH_OK, 200, "", 0);
-    expect_bytes(fetcher, "not sent", 0, FETCH_OK, 200, "", 0);
+    expect_bytes(fetcher, "", 0, REASON_NONE, 200, "", 0);
+    expect_bytes(fetcher, "not sent", 0, REASON_NONE, 200, "", 0);
     fetcher_destroy(fetcher);
 }
 END_TEST
@@ -665,7 +659,7 @@ START_TEST(test_fetch_sends_a_long_text_and_keeps_no_copy)
     for (int fill = 0; fill < 2; fill++) {
         memset(text, fill == 0 ? 'a' : '\xff', sizeof text);
         for (int i = 0; i < COUNT(sizes); i++) {
-            expect_bytes(fetcher, text, sizes[i], FETCH_OK, 200, text,
+            expect_bytes(fetcher, text, sizes[i], REASON_NONE, 200, text,
                          sizes[i]);
             ck_assert_uint_le(fetcher->handles[0].target.size,
                               MAX_TARGET_KEPT);
@@ -682,14 +676,14 @@ START_TEST(test_fetch_refuses_what_libcurl_cannot_send)
     size_t longest = MAX_TARGET - strlen("/good?text=");
 
     memset(text, 'a', sizeof text);
-    expect_bytes(fetcher, text, longest, FETCH_OK, 200, text, longest);
-    expect_bytes(fetcher, text, longest + 1, FETCH_LINE_TOO_LONG, 0, "", 0);
+    expect_bytes(fetcher, text, longest, REASON_NONE, 200, text, longest);
+    expect_bytes(fetcher, text, longest + 1, REASON_LINE_TOO_LONG, 0, "", 0);
     memset(text, '\xff', sizeof text);
     longest /= 3;
-    expect_bytes(fetcher, text, longest, FETCH_OK, 200, text, longest);
-    expect_bytes(fetcher, text, longest + 1, FETCH_LINE_TOO_LONG, 0, "", 0);
+    expect_bytes(fetcher, text, longest, REASON_NONE, 200, text, longest);
+    expect_bytes(fetcher, text, longest + 1, REASON_LINE_TOO_LONG, 0, "", 0);
     ck_assert_uint_le(fetcher->handles[0].target.size, MAX_TARGET_KEPT);
-    expect(fetcher, "next", FETCH_OK, 200, "next");
+    expect(fetcher, "next", REASON_NONE, 200, "next");
     fetcher_destroy(fetcher);
 }
 END_TEST
@@ -715,10 +709,12 @@ static const struct {
 START_TEST(test_fetch_keeps_the_path_and_the_query_of_the_url)
 {
     struct buffer buffer = {0};
+    unsigned handle = 0;
     long http_status;
     struct fetcher *fetcher = open_path(urls[_i].path);
 
-    fetch(fetcher, "hi", 2, &buffer, &http_status); /* 404 for most of them */
+    fetch(fetcher, &handle, "hi", 2, &buffer,
+          &http_status); /* 404 for most of them */
     char *head = rogue_request(rogue, 0);
     ck_assert_ptr_nonnull(head);
     ck_assert_msg(strncmp(head, urls[_i].request, strlen(urls[_i].request)) ==
@@ -791,10 +787,10 @@ START_TEST(test_body_may_fill_the_limit_and_not_exceed_it)
             struct fetcher *fetcher = open_path("/text");
             bool fits = room > 0;
             expect_bytes(fetcher, rows[i].path, strlen(rows[i].path),
-                         fits ? FETCH_OK : FETCH_TOO_LARGE, 200, body,
+                         fits ? REASON_NONE : REASON_TOO_LARGE, 200, body,
                          rows[i].size);
             if (options.max_body >= 4)
-                expect(fetcher, "next", FETCH_OK, 200, "next");
+                expect(fetcher, "next", REASON_NONE, 200, "next");
             fetcher_destroy(fetcher);
         }
 }
@@ -804,8 +800,8 @@ START_TEST(test_body_of_an_error_is_not_measured)
 {
     options.max_body = 1;
     struct fetcher *fetcher = open_path("/text");
-    expect(fetcher, "/status/404", FETCH_RETURNED, 404, "");
-    expect(fetcher, "/status/200", FETCH_TOO_LARGE, 200, "");
+    expect(fetcher, "/status/404", REASON_RETURNED, 404, "");
+    expect(fetcher, "/status/200", REASON_TOO_LARGE, 200, "");
     fetcher_destroy(fetcher);
 }
 END_TEST
@@ -816,7 +812,7 @@ START_TEST(test_packed_body_is_passed_on_packed)
     unsigned char *packed = rogue_packed(&len);
     ck_assert_ptr_nonnull(packed);
     struct fetcher *fetcher = open_path("/packed");
-    expect_bytes(fetcher, "x", 1, FETCH_OK, 200, packed, len);
+    expect_bytes(fetcher, "x", 1, REASON_NONE, 200, packed, len);
     fetcher_destroy(fetcher);
     free(packed);
 }
@@ -832,11 +828,11 @@ START_TEST(test_bomb_is_not_unpacked)
     struct buffer answer = {0};
     ck_assert(buffer_append(&answer, BYTES(head)));
     ck_assert(buffer_append(&answer, packed, len));
-    struct upstream upstream = {
+    struct scripted_upstream upstream = {
         .script = {.answer = answer.data, .len = answer.len}};
     ck_assert(upstream_start(&upstream, AF_INET));
     struct fetcher *fetcher = open_port("127.0.0.1", upstream.port);
-    expect(fetcher, "x", FETCH_BAD_HTTP, 200, "");
+    expect(fetcher, "x", REASON_BAD_HTTP, 200, "");
     fetcher_destroy(fetcher);
     upstream_stop(&upstream);
     free(answer.data);
@@ -852,14 +848,15 @@ START_TEST(test_flood_leaves_memory_bounded)
     const struct server s = self();
     struct fetcher *fetcher = open_path("/text");
     struct buffer buffer = {0};
+    unsigned handle = 0;
     long http_status;
 
     long peak = server_status(&s, "VmHWM");
     for (int round = 0; round < 3; round++)
         for (int i = 0; i < COUNT(floods); i++)
-            ck_assert_int_ne(fetch(fetcher, floods[i], strlen(floods[i]),
-                                   &buffer, &http_status),
-                             FETCH_OK);
+            ck_assert_int_ne(fetch(fetcher, &handle, floods[i],
+                                   strlen(floods[i]), &buffer, &http_status),
+                             REASON_NONE);
     /* Twice the body, and as much again for whoever allocates. */
     if (!server_sanitized(&s))
         ck_assert_int_le(server_status(&s, "VmHWM") - peak, 4096);
@@ -876,11 +873,11 @@ START_TEST(test_connection_is_kept_and_used_again)
 {
     struct fetcher *fetcher = open_path("/text");
     for (int i = 0; i < 10; i++)
-        expect(fetcher, "/chunked", FETCH_OK, 200, "/chunked");
+        expect(fetcher, "/chunked", REASON_NONE, 200, "/chunked");
     ck_assert_uint_eq(rogue_counts(rogue).connections, 1);
     /* An error with a whole answer is no reason to part. */
-    expect(fetcher, "/status/404", FETCH_RETURNED, 404, "");
-    expect(fetcher, "hi", FETCH_OK, 200, "hi");
+    expect(fetcher, "/status/404", REASON_RETURNED, 404, "");
+    expect(fetcher, "hi", REASON_NONE, 200, "hi");
     ck_assert_uint_eq(rogue_counts(rogue).connections, 1);
     fetcher_destroy(fetcher);
 }
@@ -891,7 +888,7 @@ START_TEST(test_connection_is_new_each_time_without_keepalive)
     options.keepalive = false;
     struct fetcher *fetcher = open_path("/text");
     for (int i = 0; i < 10; i++)
-        expect(fetcher, "hi", FETCH_OK, 200, "hi");
+        expect(fetcher, "hi", REASON_NONE, 200, "hi");
     ck_assert_uint_eq(rogue_counts(rogue).connections, 10);
     char *head = rogue_request(rogue, 9);
     ck_assert_ptr_nonnull(strcasestr(head, "\r\nConnection: close\r\n"));
@@ -907,7 +904,7 @@ START_TEST(test_stale_connection_is_replaced_however_often)
                                         "/unsized"};
     struct fetcher *fetcher = open_path("/text");
     for (int i = 0; i < 20; i++)
-        expect(fetcher, paths[_i], FETCH_OK, 200, paths[_i]);
+        expect(fetcher, paths[_i], REASON_NONE, 200, paths[_i]);
     fetcher_destroy(fetcher);
 }
 END_TEST
@@ -918,10 +915,10 @@ START_TEST(test_upstream_may_go_away_and_come_back)
     int port = rogue_port(rogue);
 
     for (int i = 0; i < 8; i++) {
-        expect(fetcher, "hi", FETCH_OK, 200, "hi");
+        expect(fetcher, "hi", REASON_NONE, 200, "hi");
         rogue_stop(rogue);
         if (i % 2 == 0)
-            expect(fetcher, "hi", FETCH_REFUSED, 0, "");
+            expect(fetcher, "hi", REASON_REFUSED, 0, "");
         rogue = rogue_start(port);
         ck_assert_ptr_nonnull(rogue);
     }
@@ -932,13 +929,13 @@ END_TEST
 /* An answer that nobody asked for must not become the next one's. */
 START_TEST(test_unasked_answer_is_nobodys)
 {
-    struct upstream upstream = {.converse = converse_unasked};
+    struct scripted_upstream upstream = {.converse = converse_unasked};
     ck_assert(upstream_start(&upstream, AF_INET));
     struct fetcher *fetcher = open_port("127.0.0.1", upstream.port);
 
     for (int i = 0; i < 8; i++) {
         long long deadline = now_ms() + PATIENCE_MS;
-        expect(fetcher, "x", FETCH_OK, 200, "asked");
+        expect(fetcher, "x", REASON_NONE, 200, "asked");
         while (!atomic_exchange(&upstream.said_more, false)) {
             ck_assert_int_lt(now_ms(), deadline);
             let_pass(2);
@@ -962,7 +959,7 @@ START_TEST(test_proxies_of_the_environment_are_ignored)
     for (int i = 0; i < COUNT(names); i++)
         ck_assert_int_eq(setenv(names[i], proxy, 1), 0);
     struct fetcher *fetcher = open_path("/text");
-    expect(fetcher, "hi", FETCH_OK, 200, "hi");
+    expect(fetcher, "hi", REASON_NONE, 200, "hi");
     fetcher_destroy(fetcher);
     for (int i = 0; i < COUNT(names); i++)
         ck_assert_int_eq(unsetenv(names[i]), 0);
@@ -976,7 +973,7 @@ START_TEST(test_refused_connection_is_said_to_be)
     int held = hold_port(&port);
     struct fetcher *fetcher = open_port("127.0.0.1", port);
     for (int i = 0; i < 3; i++)
-        expect(fetcher, "hi", FETCH_REFUSED, 0, "");
+        expect(fetcher, "hi", REASON_REFUSED, 0, "");
     fetcher_destroy(fetcher);
     close(held);
 }
@@ -984,12 +981,12 @@ END_TEST
 
 START_TEST(test_ipv6_upstream_is_reached)
 {
-    struct upstream upstream = {.script =
-                                    SAYS(OK "Content-Length: 3\r\n\r\nsix")};
+    struct scripted_upstream upstream = {
+        .script = SAYS(OK "Content-Length: 3\r\n\r\nsix")};
     if (!upstream_start(&upstream, AF_INET6))
         return; /* no IPv6 on this machine */
     struct fetcher *fetcher = open_port("[::1]", upstream.port);
-    expect(fetcher, "hi", FETCH_OK, 200, "six");
+    expect(fetcher, "hi", REASON_NONE, 200, "six");
     fetcher_destroy(fetcher);
     upstream_stop(&upstream);
 }
@@ -1002,7 +999,7 @@ END_TEST
 START_TEST(test_name_is_resolved)
 {
     struct fetcher *fetcher = open_port("named.example", rogue_port(rogue));
-    expect(fetcher, "hi", FETCH_RETURNED, 404, "");
+    expect(fetcher, "hi", REASON_RETURNED, 404, "");
     char *head = rogue_request(rogue, 0);
     ck_assert_ptr_nonnull(strstr(head, "\r\nHost: named.example:"));
     free(head);
@@ -1014,7 +1011,7 @@ START_TEST(test_name_that_does_not_exist_is_said_not_to)
 {
     struct fetcher *fetcher = open_url("http://nowhere.invalid/");
     for (int i = 0; i < 3; i++)
-        expect(fetcher, "hi", FETCH_NOT_FOUND, 0, "");
+        expect(fetcher, "hi", REASON_NOT_FOUND, 0, "");
     fetcher_destroy(fetcher);
 }
 END_TEST
@@ -1066,7 +1063,7 @@ START_TEST(test_connect_timeout_ends_with_the_connecting)
 {
     options.connect_timeout_ms = SHORT_MS;
     struct fetcher *fetcher = open_path("/text");
-    expect(fetcher, "/delay/600", FETCH_OK, 200, "/delay/600");
+    expect(fetcher, "/delay/600", REASON_NONE, 200, "/delay/600");
     fetcher_destroy(fetcher);
 }
 END_TEST
@@ -1075,7 +1072,7 @@ START_TEST(test_timeout_is_kept_by_an_upstream_that_never_reads)
 {
     static char text[300000]; /* more than two sockets hold, once encoded */
     const int small = 4096;
-    struct upstream upstream = {.converse = converse_deaf};
+    struct scripted_upstream upstream = {.converse = converse_deaf};
     ck_assert(upstream_start(&upstream, AF_INET));
     ck_assert_int_eq(setsockopt(upstream.listener, SOL_SOCKET, SO_RCVBUF,
                                 &small, sizeof small),
@@ -1083,7 +1080,7 @@ START_TEST(test_timeout_is_kept_by_an_upstream_that_never_reads)
     options.timeout_ms = SHORT_MS;
     struct fetcher *fetcher = open_port("127.0.0.1", upstream.port);
     long long start = now_ms();
-    expect_bytes(fetcher, text, sizeof text, FETCH_TIMED_OUT, 0, "", 0);
+    expect_bytes(fetcher, text, sizeof text, REASON_TIMED_OUT, 0, "", 0);
     ck_assert_int_le(now_ms() - start, SHORT_MS + SLACK_MS);
     fetcher_destroy(fetcher);
     upstream_stop(&upstream);
@@ -1105,12 +1102,13 @@ struct job {
 static void *job_thread(void *arg)
 {
     struct job *job = arg;
+    unsigned handle = 0;
     for (int i = 0; i < job->count; i++) {
         struct buffer body = {0};
         long http_status;
-        enum fetch_status status = fetch(
-            job->fetcher, job->text, strlen(job->text), &body, &http_status);
-        if (status != FETCH_OK || body.len != strlen(job->text) ||
+        enum reason reason = fetch(job->fetcher, &handle, job->text,
+                                   strlen(job->text), &body, &http_status);
+        if (reason != REASON_NONE || body.len != strlen(job->text) ||
             memcmp(body.data, job->text, body.len) != 0)
             atomic_fetch_add(job->failed, 1);
         free(body.data);
@@ -1174,7 +1172,7 @@ START_TEST(test_first_come_is_first_served)
         start_job(&jobs[i]);
         long long deadline = now_ms() + PATIENCE_MS;
         while (i == 0 ? rogue_counts(rogue).busy == 0
-                      : atomic_load(&waiting) < i) {
+                      : atomic_load(&fetcher->slots.waiting) < (unsigned)i) {
             ck_assert_int_lt(now_ms(), deadline);
             let_pass(1);
         }
@@ -1194,8 +1192,8 @@ START_TEST(test_first_come_is_first_served)
 }
 END_TEST
 
-/* The handle given back last is lent first: one thread after many keeps to
- * one connection. */
+/* One thread after many keeps to one connection: to the handle that it used
+ * last, and before that to the lowest. */
 START_TEST(test_lonely_thread_keeps_to_one_connection)
 {
     enum { THREADS = 4 };
@@ -1215,10 +1213,17 @@ START_TEST(test_lonely_thread_keeps_to_one_connection)
         finish_job(&jobs[i]);
     unsigned long connections = rogue_counts(rogue).connections;
     ck_assert_uint_le(connections, THREADS);
-    struct handle *warm = SLIST_FIRST(&fetcher->idle);
-    for (int i = 0; i < 10; i++) {
-        expect(fetcher, "hi", FETCH_OK, 200, "hi");
-        ck_assert_ptr_eq(SLIST_FIRST(&fetcher->idle), warm);
+    for (unsigned first = 0; first < connections; first++) {
+        unsigned handle = first;
+        for (int i = 0; i < 10; i++) {
+            struct buffer body = {0};
+            long http_status;
+            ck_assert_int_eq(
+                fetch(fetcher, &handle, "hi", 2, &body, &http_status),
+                REASON_NONE);
+            ck_assert_uint_eq(handle, first);
+            free(body.data);
+        }
     }
     ck_assert_uint_eq(rogue_counts(rogue).connections, connections);
     ck_assert_int_eq(atomic_load(&failed), 0);
@@ -1247,10 +1252,11 @@ START_TEST(test_each_allocation_may_fail)
     for (long n = 0; failed; n++) {
         for (int kept = 0; kept < 2; kept++) {
             struct buffer body = {0};
+            unsigned handle = 0;
             long http_status;
             const char *error;
             char url[ROGUE_URL_SIZE];
-            enum fetch_status status = FETCH_NO_MEMORY;
+            enum reason reason = REASON_NO_MEMORY;
 
             rogue_url(rogue, "/text", url);
             options.url = url;
@@ -1259,26 +1265,26 @@ START_TEST(test_each_allocation_may_fail)
             struct fetcher *fetcher = fetcher_create(&options, &error);
             if (kept == 1) {
                 ck_assert_ptr_nonnull(fetcher);
-                expect(fetcher, "hi", FETCH_OK, 200, "hi");
+                expect(fetcher, "hi", REASON_NONE, 200, "hi");
                 atomic_store(&allocations_left, n);
             }
             if (fetcher != NULL)
-                status =
-                    fetch(fetcher, path, strlen(path), &body, &http_status);
+                reason = fetch(fetcher, &handle, path, strlen(path), &body,
+                               &http_status);
             else
                 ck_assert_str_ne(error, "");
             failed = atomic_exchange(&allocations_left, -1) < 0;
-            if (status == FETCH_OK) {
+            if (reason == REASON_NONE) {
                 ck_assert(good);
                 ck_assert_uint_eq(body.len, strlen(path));
                 ck_assert_mem_eq(body.data, path, body.len);
             } else {
                 ck_assert_uint_eq(body.len, 0);
                 ck_assert_msg(failed || !good, "%s without need",
-                              fetch_reason(status));
+                              reason_text(reason));
             }
             if (fetcher != NULL)
-                expect(fetcher, "next", FETCH_OK, 200, "next");
+                expect(fetcher, "next", REASON_NONE, 200, "next");
             fetcher_destroy(fetcher);
             free(body.data);
         }
@@ -1313,11 +1319,11 @@ END_TEST
 
 START_TEST(test_each_status_has_its_own_reason)
 {
-    for (int i = 0; i < FETCH_STATUSES; i++) {
-        const char *reason = fetch_reason((enum fetch_status)i);
+    for (int i = 0; i < REASONS; i++) {
+        const char *reason = reason_text((enum reason)i);
         ck_assert_ptr_nonnull(reason);
         for (int j = 0; j < i; j++)
-            ck_assert_str_ne(reason, fetch_reason((enum fetch_status)j));
+            ck_assert_str_ne(reason, reason_text((enum reason)j));
     }
     ck_assert_ptr_nonnull(strstr(fetch_library(), "libcurl/"));
 }
