@@ -7,6 +7,7 @@
  * SPDX-License-Identifier: MIT
  */
 #define _GNU_SOURCE 1 /* RTLD_NEXT */
+#include "allocations.h"
 #include "harness.h"
 #include "rogue.h"
 
@@ -14,9 +15,6 @@
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-
-static void *failing_realloc(void *data, size_t size);
-static void *failing_calloc(size_t count, size_t size);
 
 #define realloc failing_realloc
 #define calloc failing_calloc
@@ -44,35 +42,6 @@ static void *failing_calloc(size_t count, size_t size);
 /*
  * What stands in for the system
  */
-
-/* Allocations left until one fails, once; negative: none does. */
-static atomic_long allocations_left = -1;
-
-static bool allocation_fails(void)
-{
-    return atomic_load(&allocations_left) >= 0 &&
-           atomic_fetch_sub(&allocations_left, 1) == 0;
-}
-
-static void *failing_malloc(size_t size)
-{
-    return allocation_fails() ? NULL : malloc(size);
-}
-
-static void *failing_realloc(void *data, size_t size)
-{
-    return allocation_fails() ? NULL : realloc(data, size);
-}
-
-static void *failing_calloc(size_t count, size_t size)
-{
-    return allocation_fails() ? NULL : calloc(count, size);
-}
-
-static char *failing_strdup(const char *text)
-{
-    return allocation_fails() ? NULL : strdup(text);
-}
 
 /* How getaddrinfo answers for stuck.invalid: not before it is let go. */
 static sem_t stuck;
@@ -1261,19 +1230,19 @@ START_TEST(test_each_allocation_may_fail)
             rogue_url(rogue, "/text", url);
             options.url = url;
             if (kept == 0)
-                atomic_store(&allocations_left, n);
+                allocation_fails_after(n);
             struct fetcher *fetcher = fetcher_create(&options, &error);
             if (kept == 1) {
                 ck_assert_ptr_nonnull(fetcher);
                 expect(fetcher, "hi", REASON_NONE, 200, "hi");
-                atomic_store(&allocations_left, n);
+                allocation_fails_after(n);
             }
             if (fetcher != NULL)
                 reason = fetch(fetcher, &handle, path, strlen(path), &body,
                                &http_status);
             else
                 ck_assert_str_ne(error, "");
-            failed = atomic_exchange(&allocations_left, -1) < 0;
+            failed = allocation_failed();
             if (reason == REASON_NONE) {
                 ck_assert(good);
                 ck_assert_uint_eq(body.len, strlen(path));
@@ -1304,7 +1273,7 @@ START_TEST(test_buffer_grows_at_the_end)
         ck_assert_uint_eq(buffer.len, i + 1);
         ck_assert_uint_ge(buffer.size, buffer.len);
     }
-    atomic_store(&allocations_left, 0);
+    allocation_fails_after(0);
     size_t size = buffer.size;
     static const char much[4096];
     ck_assert(!buffer_append(&buffer, much, sizeof much));

@@ -1,0 +1,58 @@
+/*
+ * allocations.c - allocations that fail when a test wants it, see
+ * allocations.h
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#include "allocations.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NONE_FAILS (-1)
+
+/* Allocations until the one that fails, or below 0. */
+static atomic_long successes_left = NONE_FAILS;
+static atomic_bool failed;
+
+void allocation_fails_after(long successes)
+{
+    atomic_store(&failed, false);
+    atomic_store(&successes_left, successes);
+}
+
+bool allocation_failed(void)
+{
+    atomic_store(&successes_left, NONE_FAILS);
+    return atomic_load(&failed);
+}
+
+static bool allocation_fails(void)
+{
+    if (atomic_load(&successes_left) < 0 ||
+        atomic_fetch_sub(&successes_left, 1) != 0)
+        return false;
+    atomic_store(&failed, true);
+    return true;
+}
+
+void *failing_malloc(size_t size)
+{
+    return allocation_fails() ? NULL : malloc(size);
+}
+
+void *failing_calloc(size_t count, size_t size)
+{
+    return allocation_fails() ? NULL : calloc(count, size);
+}
+
+void *failing_realloc(void *data, size_t size)
+{
+    return allocation_fails() ? NULL : realloc(data, size);
+}
+
+char *failing_strdup(const char *text)
+{
+    return allocation_fails() ? NULL : strdup(text);
+}
