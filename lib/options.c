@@ -149,7 +149,7 @@ static void log_mistake(int result, const char *word)
     size_t name_len = strcspn(word, "=:@");
     char shown[SHOWN_SIZE];
 
-    if (result == ':' && row->letter < 256)
+    if (result == ':' && strncmp(word, "--", 2) != 0)
         log_line("option requires an argument -- '%c'", row->letter);
     else if (result == ':')
         log_line("option '--%s' requires an argument", row->name);
