@@ -1262,38 +1262,9 @@ START_TEST(test_each_allocation_may_fail)
 }
 END_TEST
 
-START_TEST(test_buffer_grows_at_the_end)
-{
-    struct buffer buffer = {0};
-    ck_assert(buffer_append(&buffer, "", 0));
-    ck_assert_ptr_null(buffer.data);
-    for (size_t i = 0; i < 1000; i++) {
-        char byte = (char)i;
-        ck_assert(buffer_append(&buffer, &byte, 1));
-        ck_assert_uint_eq(buffer.len, i + 1);
-        ck_assert_uint_ge(buffer.size, buffer.len);
-    }
-    allocation_fails_after(0);
-    size_t size = buffer.size;
-    static const char much[4096];
-    ck_assert(!buffer_append(&buffer, much, sizeof much));
-    ck_assert_uint_eq(buffer.len, 1000);
-    ck_assert_uint_eq(buffer.size, size);
-    ck_assert(buffer_append(&buffer, much, sizeof much));
-    for (size_t i = 0; i < 1000; i++)
-        ck_assert_int_eq(buffer.data[i], (char)i);
-    free(buffer.data);
-}
-END_TEST
 
-START_TEST(test_each_status_has_its_own_reason)
+START_TEST(test_library_is_named)
 {
-    for (int i = 0; i < REASONS; i++) {
-        const char *reason = reason_text((enum reason)i);
-        ck_assert_ptr_nonnull(reason);
-        for (int j = 0; j < i; j++)
-            ck_assert_str_ne(reason, reason_text((enum reason)j));
-    }
     ck_assert_ptr_nonnull(strstr(fetch_library(), "libcurl/"));
 }
 END_TEST
@@ -1381,8 +1352,7 @@ static void add_memory(Suite *suite)
 {
     TCase *tests = make_tests(suite, "memory");
     tcase_add_loop_test(tests, test_each_allocation_may_fail, 0, 4);
-    tcase_add_test(tests, test_buffer_grows_at_the_end);
-    tcase_add_test(tests, test_each_status_has_its_own_reason);
+    tcase_add_test(tests, test_library_is_named);
 }
 
 int main(void)
