@@ -110,6 +110,11 @@ long connections_drain(struct connections *all, long timeout_ms)
 
     clock_gettime(CLOCK_MONOTONIC, &end); /* cannot fail for this clock */
     end.tv_sec += timeout_ms / 1000;
+    end.tv_nsec += timeout_ms % 1000 * 1000000;
+    if (end.tv_nsec >= 1000000000) {
+        end.tv_sec++;
+        end.tv_nsec -= 1000000000;
+    }
 
     pthread_mutex_lock(&all->mutex);
     /* The lock keeps the descriptors from being closed. */
