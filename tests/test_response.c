@@ -753,6 +753,8 @@ static const struct {
     /* Not the end that a chunk must have. */
     {BYTES("3\r\nabc0\r\n\r\n"), BAD, ""},
     {BYTES("3\r\nabcd\r\n0\r\n\r\n"), BAD, ""},
+    {BYTES("3\r\nabcx0\r\n\r\n"), BAD, ""},
+    {BYTES("3\r\nabc\rx0\r\n\r\n"), BAD, ""},
     {BYTES("4\r\nab\r\n0\r\n\r\n"), BAD, ""},
     {BYTES("3\r\nabc\r0\r\n\r\n"), BAD, ""},
     {BYTES("3\r\nabc\r\r\n0\r\n\r\n"), BAD, ""},
