@@ -10,6 +10,7 @@
 #include "allocations.h"
 #include "harness.h"
 #include "rogue.h"
+#include "upstream_faults.h"
 
 #include <pthread.h>
 #include <semaphore.h>
@@ -394,112 +395,58 @@ static void expect(struct fetcher *fetcher, const char *text,
                  strlen(body));
 }
 
-/* The same for what is to end no sooner than ms, and hardly later. */
+/* It took no less than ms, and hardly more. */
+static void expect_took(long long start, long ms)
+{
+    long long took = now_ms() - start;
+    ck_assert_int_ge(took, ms - 5);
+    ck_assert_int_le(took, ms + SLACK_MS);
+}
+
+/* Returns the reason that has these words; NULL: none. */
+static enum reason find_reason(const char *words)
+{
+    int i = REASON_NONE;
+
+    if (words == NULL)
+        return REASON_NONE;
+    while (i < REASONS && strcmp(reason_text((enum reason)i), words) != 0)
+        i++;
+    ck_assert_msg(i < REASONS, "no reason '%s'", words);
+    return (enum reason)i;
+}
+
+/* Expects a timeout, no sooner than after ms, and hardly later. */
 static void expect_timeout(struct fetcher *fetcher, const char *text, long ms,
                            long http_status)
 {
     long long start = now_ms();
     expect(fetcher, text, REASON_TIMED_OUT, http_status, "");
-    long long took = now_ms() - start;
-    ck_assert_int_ge(took, ms - 5);
-    ck_assert_int_le(took, ms + SLACK_MS);
+    expect_took(start, ms);
 }
 
 /*
  * How a fetch ends
  */
 
-#define ERROR_PAGE "<h1>the body of an error</h1>\r\n"
-
-/* What /text is asked for, and how that ends. */
-static const struct {
-    const char *text;
-    enum reason reason;
-    long http_status;
-    const char *body;
-} ends[] = {
-    {"/good", REASON_NONE, 200, "/good"},
-    {"/delay/20", REASON_NONE, 200, "/delay/20"},
-    {"/chunked", REASON_NONE, 200, "/chunked"},
-    {"/unsized", REASON_NONE, 200, "/unsized"},
-    {"/interim", REASON_NONE, 200, "/interim"},
-    {"/close", REASON_NONE, 200, "/close"},
-    {"/close-unsaid", REASON_NONE, 200, "/close-unsaid"},
-    {"/stale", REASON_NONE, 200, "/stale"},
-    {"/size/10", REASON_NONE, 200, "xxxxxxxxxx"},
-    {"/size-chunked/10", REASON_NONE, 200, "xxxxxxxxxx"},
-    {"/empty", REASON_NONE, 200, ""},
-    {"/204", REASON_NONE, 204, ""},
-    {"/status/201", REASON_NONE, 201, ERROR_PAGE},
-    {"/status/206", REASON_NONE, 206, ERROR_PAGE},
-    {"/status/299", REASON_NONE, 299, ERROR_PAGE},
-    {"/status-bare/299", REASON_NONE, 299, ""},
-    /* Any other status, and no redirect is followed. */
-    {"/status/300", REASON_RETURNED, 300, ""},
-    {"/status/304", REASON_RETURNED, 304, ""},
-    {"/status/400", REASON_RETURNED, 400, ""},
-    {"/status/401", REASON_RETURNED, 401, ""},
-    {"/status/404", REASON_RETURNED, 404, ""},
-    {"/status/407", REASON_RETURNED, 407, ""},
-    {"/status/408", REASON_RETURNED, 408, ""},
-    {"/status/429", REASON_RETURNED, 429, ""},
-    {"/status/500", REASON_RETURNED, 500, ""},
-    {"/status/503", REASON_RETURNED, 503, ""},
-    {"/status/599", REASON_RETURNED, 599, ""},
-    {"/status/999", REASON_RETURNED, 999, ""},
-    {"/status-bare/404", REASON_RETURNED, 404, ""},
-    {"/status-bare/500", REASON_RETURNED, 500, ""},
-    {"/no-such-path", REASON_RETURNED, 404, ""},
-    {"/redirect-file/301", REASON_RETURNED, 301, ""},
-    {"/redirect-file/302", REASON_RETURNED, 302, ""},
-    {"/redirect-ftp/302", REASON_RETURNED, 302, ""},
-    {"/redirect-ftp/303", REASON_RETURNED, 303, ""},
-    {"/redirect-self/307", REASON_RETURNED, 307, ""},
-    {"/redirect-self/308", REASON_RETURNED, 308, ""},
-    /* Cut off. */
-    {"/empty-reply", REASON_CLOSED_EARLY, 0, ""},
-    {"/reset", REASON_CLOSED_EARLY, 0, ""},
-    {"/short", REASON_CLOSED_EARLY, 200, ""},
-    {"/short-chunked", REASON_CLOSED_EARLY, 200, ""},
-    {"/reset-body", REASON_CLOSED_EARLY, 200, ""},
-    {"/short-head", REASON_CLOSED_EARLY, 200, ""},
-    /* Not HTTP. */
-    {"/bad-chunk", REASON_BAD_HTTP, 200, ""},
-    {"/garbage", REASON_BAD_HTTP, 0, ""},
-    {"/http09", REASON_BAD_HTTP, 0, ""},
-    {"/header-line", REASON_BAD_HTTP, 200, ""},
-    {"/headers", REASON_BAD_HTTP, 200, ""},
-    {"/interim-flood", REASON_BAD_HTTP, 100, ""},
-    {"/trailers", REASON_BAD_HTTP, 200, ""},
-    /* Too much. */
-    {"/huge", REASON_TOO_LARGE, 200, ""},
-    {"/huge-chunked", REASON_TOO_LARGE, 200, ""},
-    {"/huge-unsized", REASON_TOO_LARGE, 200, ""},
-    /* Too slow. */
-    {"/hang", REASON_TIMED_OUT, 0, ""},
-    {"/hang-body", REASON_TIMED_OUT, 200, ""},
-    {"/drip", REASON_TIMED_OUT, 200, ""},
-    {"/drip-head", REASON_TIMED_OUT, 200, ""},
-};
-
 /* Each in the middle of good fetches on the same handle, with and without
  * kept connections. */
 START_TEST(test_fetch_ends_as_the_upstream_made_it_end)
 {
-    int i = _i / 2;
+    const struct upstream_fault *fault = &upstream_faults[_i / 2];
+    bool late = fault_times_out(fault);
     options.keepalive = _i % 2 == 0;
-    if (ends[i].reason == REASON_TIMED_OUT)
+    if (late)
         options.timeout_ms = SHORT_MS;
     struct fetcher *fetcher = open_path("/text");
 
     expect(fetcher, "one", REASON_NONE, 200, "one");
     for (int again = 0; again < 2; again++) {
-        if (ends[i].reason == REASON_TIMED_OUT)
-            expect_timeout(fetcher, ends[i].text, SHORT_MS,
-                           ends[i].http_status);
-        else
-            expect(fetcher, ends[i].text, ends[i].reason, ends[i].http_status,
-                   ends[i].body);
+        long long start = now_ms();
+        expect(fetcher, fault->path, find_reason(fault->reason), fault->status,
+               fault->body != NULL ? fault->body : "");
+        if (late)
+            expect_took(start, SHORT_MS);
     }
     expect(fetcher, "two", REASON_NONE, 200, "two");
     fetcher_destroy(fetcher);
@@ -1611,7 +1558,7 @@ static void add_ends(Suite *suite)
 {
     TCase *tests = make_tests(suite, "ends");
     tcase_add_loop_test(tests, test_fetch_ends_as_the_upstream_made_it_end, 0,
-                        2 * COUNT(ends));
+                        2 * upstream_fault_count);
     tcase_add_loop_test(tests,
                         test_fetch_takes_nothing_for_an_answer_that_is_none, 0,
                         COUNT(sayings));
