@@ -1127,7 +1127,7 @@ START_TEST(test_what_nobody_asked_for_is_nobodys_answer)
 {
     struct scripted_upstream upstream = {.converse = converse_unasked,
                                          .unasked = unasked_rows[_i / 4]};
-    char answer[8];
+    char answer[16];
 
     upstream.unasked.at_once = _i % 2 == 1;
     upstream.unasked.chunked = _i / 2 % 2 == 1;

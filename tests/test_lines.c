@@ -696,7 +696,7 @@ END_TEST
 START_TEST(test_end_of_input_comes_after_much_that_was_sent)
 {
     enum { LINES = 500 };
-    char text[16];
+    char text[32];
     struct line line;
 
     for (int i = 0; i < LINES; i++) {
