@@ -7,6 +7,7 @@
 #define _GNU_SOURCE /* strcasestr */
 #include "command.h"
 #include "fixture.h"
+#include "upstream_faults.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,68 +34,24 @@ static void stop_quietly(struct server *s)
     server_free(s);
 }
 
-#define CLOSED "error: upstream closed early"
-#define BAD "error: upstream sent bad HTTP"
 #define LATE "error: upstream timed out"
 #define LARGE "error: upstream body too large"
 
-static const struct {
-    const char *path;
-    const char *reply;
-} faults[] = {
-    {"/empty", "echo: "},
-    {"/204", "echo: "},
-    {"/status/201", "echo: <h1>the body of an error</h1>"},
-    {"/status/206", "echo: <h1>the body of an error</h1>"},
-    {"/status/304", "error: upstream returned 304"},
-    {"/status/400", "error: upstream returned 400"},
-    {"/status/401", "error: upstream returned 401"},
-    {"/status/404", "error: upstream returned 404"},
-    {"/status-bare/404", "error: upstream returned 404"},
-    {"/status/407", "error: upstream returned 407"},
-    {"/status/500", "error: upstream returned 500"},
-    {"/status-bare/503", "error: upstream returned 503"},
-    {"/status/999", "error: upstream returned 999"},
-    {"/redirect-file/301", "error: upstream returned 301"},
-    {"/redirect-file/302", "error: upstream returned 302"},
-    {"/redirect-ftp/302", "error: upstream returned 302"},
-    {"/redirect-self/307", "error: upstream returned 307"},
-    {"/empty-reply", CLOSED},
-    {"/reset", CLOSED},
-    {"/short", CLOSED},
-    {"/short-chunked", CLOSED},
-    {"/short-head", CLOSED},
-    {"/reset-body", CLOSED},
-    {"/bad-chunk", BAD},
-    {"/garbage", BAD},
-    {"/http09", BAD},
-    {"/header-line", BAD},
-    {"/headers", BAD},
-    {"/interim-flood", BAD},
-    {"/trailers", BAD},
-    {"/huge", LARGE},
-    {"/huge-chunked", LARGE},
-    {"/huge-unsized", LARGE},
-    {"/size/1001", LARGE},
-    {"/size-chunked/1001", LARGE},
-    {"/hang", LATE},
-    {"/hang-body", LATE},
-    {"/drip", LATE},
-    {"/drip-head", LATE},
-};
-
 START_TEST(test_upstream_fault_has_its_reply)
 {
-    bool late = strcmp(faults[_i].reply, LATE) == 0;
+    const struct upstream_fault *fault = &upstream_faults[_i];
+    bool late = fault_times_out(fault);
+    char reply[128];
     /* Short where that is what is waited for, else out of the way. */
     struct server *s = threadecho_start(
         upstream, "--timeout %s --max-body 1000", late ? "0.7" : "20");
     struct holding before = server_rests(s);
     struct client *c = client_open(s);
 
+    fault_reply(fault, reply, sizeof reply);
     for (int i = 0; i < (late ? 1 : 2); i++) {
         long long start = now_ms();
-        ck_assert_str_eq(client_ask(c, faults[_i].path), faults[_i].reply);
+        ck_assert_str_eq(client_ask(c, fault->path), reply);
         if (late)
             ck_assert_int_ge(now_ms() - start, 690);
         ck_assert_str_eq(client_ask(c, "next"), "echo: next");
@@ -461,7 +418,7 @@ int main(void)
 
     TCase *answers = add_case(suite, "answers");
     tcase_add_loop_test(answers, test_upstream_fault_has_its_reply, 0,
-                        COUNT(faults));
+                        upstream_fault_count);
     tcase_add_test(answers,
                    test_body_of_the_limit_is_served_and_one_more_byte_is_not);
     tcase_add_test(answers, test_packed_body_is_not_unpacked);

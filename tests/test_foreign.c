@@ -9,6 +9,7 @@
 #define _GNU_SOURCE /* nftw, unshare */
 #include "command.h"
 #include "fixture.h"
+#include "upstream_faults.h"
 
 #include <curl/curl.h>
 #include <ftw.h>
@@ -354,6 +355,7 @@ static const char make_certificates[] =
     "leaf expired 127.0.0.5 -1 ca $ec\n"
     "leaf stranger 127.0.0.6 2 other $ec\n"
     "leaf old 127.0.0.8 2 ca $ec\n"
+    "leaf wanting 127.0.0.9,IP:127.0.0.10 2 ca $ec\n"
     "openssl req -x509 -newkey $ec -nodes -keyout self.key -out self.pem \\\n"
     "    -subj /CN=self -addext subjectAltName=IP:127.0.0.7 -days 2\n"
     /* A system that trusts the first by its path, the other by its file. */
@@ -522,7 +524,8 @@ END_TEST
  */
 
 /* As an HTTP server at 127.0.0.1, with less patience at 127.0.0.3, and at
- * 127.0.0.2 for TLS alone: there each byte of the rogue's is passed on. */
+ * 127.0.0.2 for TLS alone: there each byte of the rogue's is passed on. The
+ * last two want a certificate of the client's, by TLS 1.2 and by 1.3. */
 static const char haproxy_config[] =
     "defaults\n"
     "    timeout connect 5s\n"
@@ -541,6 +544,10 @@ static const char haproxy_config[] =
     "listen tls\n"
     "    mode tcp\n"
     "    bind 127.0.0.2:PORT ssl crt good.both\n"
+    "    bind 127.0.0.9:PORT ssl crt wanting.both ssl-max-ver TLSv1.2 "
+    "verify required ca-file ca.pem\n"
+    "    bind 127.0.0.10:PORT ssl crt wanting.both ssl-min-ver TLSv1.3 "
+    "verify required ca-file ca.pem\n"
     "    server rogue 127.0.0.1:%d\n";
 
 static void set_up_haproxy(void)
@@ -561,65 +568,64 @@ static void tear_down_haproxy(void)
     server_free(other);
 }
 
-/* What the rogue does, and what comes out of HAProxy, in HTTP and in TLS. */
+/* What the rogue does, and what HAProxy makes of it in HTTP. */
 static const struct {
     const char *line;
-    const char *http;
-    const char *tls;
+    const char *reply;
 } behaviours[] = {
-    {"hello", "echo: hello", "echo: hello"},
-    {"/chunked", "echo: /chunked", "echo: /chunked"},
-    {"/unsized", "echo: /unsized", "echo: /unsized"},
-    {"/close", "echo: /close", "echo: /close"},
-    {"/204", "echo: ", "echo: "},
-    {"/status/404", "error: upstream returned 404",
-     "error: upstream returned 404"},
-    {"/redirect-file/302", "error: upstream returned 302",
-     "error: upstream returned 302"},
-    {"/empty-reply", "error: upstream returned 502",
-     "error: upstream closed early"},
-    {"/reset", "error: upstream returned 502", "error: upstream closed early"},
-    {"/short", "error: upstream closed early", "error: upstream closed early"},
-    {"/short-chunked", "error: upstream closed early",
-     "error: upstream closed early"},
-    {"/short-head", "error: upstream returned 502",
-     "error: upstream closed early"},
-    {"/reset-body", "error: upstream closed early",
-     "error: upstream closed early"},
-    {"/bad-chunk", "error: upstream returned 502",
-     "error: upstream sent bad HTTP"},
-    {"/garbage", "error: upstream returned 502",
-     "error: upstream sent bad HTTP"},
-    {"/headers", "error: upstream returned 502",
-     "error: upstream sent bad HTTP"},
-    {"/header-line", "error: upstream returned 502",
-     "error: upstream sent bad HTTP"},
-    {"/trailers", NULL, "error: upstream sent bad HTTP"},
-    {"/huge", "error: upstream body too large",
-     "error: upstream body too large"},
-    {"/huge-chunked", "error: upstream body too large",
-     "error: upstream body too large"},
-    {"/hang", "error: upstream returned 504", "error: upstream timed out"},
-    {"/hang-body", "error: upstream closed early",
-     "error: upstream timed out"},
+    {"hello", "echo: hello"},
+    {"/chunked", "echo: /chunked"},
+    {"/unsized", "echo: /unsized"},
+    {"/close", "echo: /close"},
+    {"/204", "echo: "},
+    {"/status/404", "error: upstream returned 404"},
+    {"/redirect-file/302", "error: upstream returned 302"},
+    {"/empty-reply", "error: upstream returned 502"},
+    {"/reset", "error: upstream returned 502"},
+    {"/short", "error: upstream closed early"},
+    {"/short-chunked", "error: upstream closed early"},
+    {"/short-head", "error: upstream returned 502"},
+    {"/reset-body", "error: upstream closed early"},
+    {"/bad-chunk", "error: upstream returned 502"},
+    {"/garbage", "error: upstream returned 502"},
+    {"/headers", "error: upstream returned 502"},
+    {"/header-line", "error: upstream returned 502"},
+    {"/huge", "error: upstream body too large"},
+    {"/huge-chunked", "error: upstream body too large"},
+    {"/hang", "error: upstream returned 504"},
+    {"/hang-body", "error: upstream closed early"},
 };
 
 START_TEST(test_haproxy_answers_for_the_rogue)
 {
     const char *line = behaviours[_i].line;
     bool hangs = strncmp(line, "/hang", 5) == 0;
-    if (behaviours[_i].http != NULL)
-        expect(hangs ? "http://127.0.0.3" : PLAIN, "/text", "", line,
-               behaviours[_i].http);
+    expect(hangs ? "http://127.0.0.3" : PLAIN, "/text", "", line,
+           behaviours[_i].reply);
 }
 END_TEST
 
 START_TEST(test_rogue_is_the_same_over_tls)
 {
+    const struct upstream_fault *fault = &upstream_faults[_i];
+    char more[128], reply[128];
+
+    snprintf(more, sizeof more, "--timeout %s --cacert %s/ca.pem",
+             fault_times_out(fault) ? "1" : "20", dir);
+    expect("https://127.0.0.2", "/text", more, fault->path,
+           fault_reply(fault, reply, sizeof reply));
+}
+END_TEST
+
+/* With TLS 1.3 the handshake is over before the upstream can refuse. */
+START_TEST(test_upstream_that_wants_a_certificate_is_a_tls_failure)
+{
+    static const char *const origins[] = {"https://127.0.0.9",
+                                          "https://127.0.0.10"};
     char more[128];
-    snprintf(more, sizeof more, "--timeout 2 --cacert %s/ca.pem", dir);
-    expect("https://127.0.0.2", "/text", more, behaviours[_i].line,
-           behaviours[_i].tls);
+
+    snprintf(more, sizeof more, "--cacert %s/ca.pem", dir);
+    expect(origins[_i], "/text", more, "hello", TLS_FAILED);
 }
 END_TEST
 
@@ -713,7 +719,10 @@ int main(void)
     tcase_add_loop_test(proxied, test_haproxy_answers_for_the_rogue, 0,
                         COUNT(behaviours));
     tcase_add_loop_test(proxied, test_rogue_is_the_same_over_tls, 0,
-                        COUNT(behaviours));
+                        upstream_fault_count);
+    tcase_add_loop_test(
+        proxied, test_upstream_that_wants_a_certificate_is_a_tls_failure, 0,
+        2);
     tcase_add_test(proxied, test_longest_request_passes_over_tls);
     tcase_add_test(proxied, test_haproxy_closes_idle_connections_unnoticed);
     tcase_add_loop_test(proxied, test_tls_connection_cut_off_is_no_answer, 0,
