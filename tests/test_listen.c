@@ -129,7 +129,7 @@ static int listen_on(const char *address, int flags, int *listener)
     ck_assert_msg(*listener >= 0, "%s: %s", address, error);
     const char *colon = strrchr(bound, ':');
     ck_assert_ptr_nonnull(colon);
-    return atoi(colon + 1);
+    return (int)strtol(colon + 1, NULL, 10);
 }
 
 /* Connects to the port at 127.0.0.1 or ::1. Returns the socket, or -1 with
@@ -184,7 +184,7 @@ START_TEST(test_client_has_its_options_from_the_listener)
     struct timeval timeout;
     socklen_t len = sizeof timeout;
     char peer[ADDRESS_SIZE], expected[ADDRESS_SIZE];
-    struct sockaddr_in own;
+    struct sockaddr_in own = {.sin_family = AF_UNSPEC};
     socklen_t own_len = sizeof own;
     int listener;
     int port = listen_on("127.0.0.1:0", 0, &listener);
