@@ -1178,11 +1178,11 @@ END_TEST
 START_TEST(test_counts_equal_those_of_the_server)
 {
     char url[128];
-    struct server *upstream = server_start(
+    struct server_process *upstream = server_start(
         NULL, "%s --listen 127.0.0.1:0 --delay 1", kit_program("upstream"));
     (void)snprintf(url, sizeof url, "http://127.0.0.1:%s/arrpi.php",
                    upstream->port);
-    struct server *server = server_start(
+    struct server_process *server = server_start(
         NULL, "%s --listen 127.0.0.1:0 --upstream %s", threadecho(), url);
     struct command *load =
         run_load((int)strtol(server->port, NULL, 10),

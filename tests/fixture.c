@@ -44,14 +44,14 @@ void await_busy(unsigned long requests)
     }
 }
 
-void stop_drained(struct server *s)
+void stop_drained(struct server_process *s)
 {
     ck_assert_int_eq(server_stop(s), 0);
     ck_assert_int_eq(server_logged(s, "cut off"), 0);
     server_free(s);
 }
 
-void stop_recovered(struct server *s, struct holding before)
+void stop_recovered(struct server_process *s, struct holding before)
 {
     server_recovers(s, before);
     stop_drained(s);

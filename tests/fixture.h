@@ -25,9 +25,9 @@ void await_busy(unsigned long requests);
 
 /* Stops the server with SIGTERM and frees it. It must exit with status 0 and
  * must not have cut off a connection. */
-void stop_drained(struct server *s);
+void stop_drained(struct server_process *s);
 
 /* The end of a fault test: the server recovers, see harness.h, and stops. */
-void stop_recovered(struct server *s, struct holding before);
+void stop_recovered(struct server_process *s, struct holding before);
 
 #endif

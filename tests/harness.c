@@ -197,7 +197,8 @@ bool server_as_process_1(void)
 }
 
 /* Starts the process, which need not serve yet. */
-static void spawn(struct server *s, const char *command, const char *upstream)
+static void spawn(struct server_process *s, const char *command,
+                  const char *upstream)
 {
     char *filled = fill_in(command, s->port, upstream);
     pid_t parent = getpid();
@@ -214,7 +215,7 @@ static void spawn(struct server *s, const char *command, const char *upstream)
 }
 
 /* Returns a connection to it, or -1. */
-static int dial(const struct server *s)
+static int dial(const struct server_process *s)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
                              .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
@@ -234,7 +235,7 @@ static int dial(const struct server *s)
 
 /* Returns whether it accepts a connection. Waits until it has closed that one
  * too, so that a test can count what it holds. */
-static bool accepts(const struct server *s)
+static bool accepts(const struct server_process *s)
 {
     struct pollfd end = {.fd = dial(s), .events = POLLIN};
 
@@ -247,7 +248,7 @@ static bool accepts(const struct server *s)
 }
 
 /* Returns whether it has logged where it listens, and sets host and port. */
-static bool says_where(struct server *s)
+static bool says_where(struct server_process *s)
 {
     static const char words[] = "listening on ";
     bool complete = false;
@@ -275,7 +276,7 @@ static bool says_where(struct server *s)
 }
 
 /* Returns whether it has ended. */
-static bool reap(struct server *s, int flags)
+static bool reap(struct server_process *s, int flags)
 {
     if (s->pid > 0 && waitpid(s->pid, &s->status, flags) == s->pid)
         s->pid = 0;
@@ -283,7 +284,7 @@ static bool reap(struct server *s, int flags)
 }
 
 /* Waits until it serves. Returns false if it ends or is not ready in time. */
-static bool gets_ready(struct server *s, bool by_port)
+static bool gets_ready(struct server_process *s, bool by_port)
 {
     long long deadline = now_ms() + PATIENCE_MS;
     while (now_ms() < deadline && !reap(s, WNOHANG)) {
@@ -301,9 +302,10 @@ static char *vformat(const char *format, va_list args)
     return text;
 }
 
-struct server *server_start(const char *upstream, const char *format, ...)
+struct server_process *server_start(const char *upstream, const char *format,
+                                    ...)
 {
-    struct server *s = calloc(1, sizeof *s);
+    struct server_process *s = calloc(1, sizeof *s);
     va_list args;
     int attempts = 5; /* another process may take the port */
 
@@ -376,8 +378,8 @@ const char *threadecho(void)
     return path;
 }
 
-struct server *threadecho_start(const struct rogue *rogue, const char *options,
-                                ...)
+struct server_process *threadecho_start(const struct rogue *rogue,
+                                        const char *options, ...)
 {
     char upstream[ROGUE_URL_SIZE + 16] = "--upstream ";
     va_list args;
@@ -387,13 +389,14 @@ struct server *threadecho_start(const struct rogue *rogue, const char *options,
     va_end(args);
     if (rogue != NULL)
         rogue_url(rogue, "/text", upstream + strlen(upstream));
-    struct server *s = server_start(NULL, "%s --listen 127.0.0.1:0 %s %s",
-                                    threadecho(), rogue ? upstream : "", more);
+    struct server_process *s =
+        server_start(NULL, "%s --listen 127.0.0.1:0 %s %s", threadecho(),
+                     rogue ? upstream : "", more);
     free(more);
     return s;
 }
 
-bool server_ends(struct server *s, long timeout_ms)
+bool server_ends(struct server_process *s, long timeout_ms)
 {
     long long deadline = now_ms() + timeout_ms;
     while (!reap(s, WNOHANG)) {
@@ -404,7 +407,7 @@ bool server_ends(struct server *s, long timeout_ms)
     return true;
 }
 
-int server_stop(struct server *s)
+int server_stop(struct server_process *s)
 {
     static const char *const complaints[] = {"Sanitizer", "runtime error:"};
 
@@ -419,7 +422,7 @@ int server_stop(struct server *s)
                                 : 128 + WTERMSIG(s->status);
 }
 
-void server_free(struct server *s)
+void server_free(struct server_process *s)
 {
     if (s->pid > 0) {
         kill(s->pid, SIGKILL);
@@ -429,7 +432,7 @@ void server_free(struct server *s)
     free(s);
 }
 
-char *server_log(const struct server *s)
+char *server_log(const struct server_process *s)
 {
     struct stat status;
     ck_assert_int_eq(fstat(s->log, &status), 0);
@@ -442,7 +445,7 @@ char *server_log(const struct server *s)
     return text;
 }
 
-int server_logged(const struct server *s, const char *text)
+int server_logged(const struct server_process *s, const char *text)
 {
     int count = 0;
     char *log = server_log(s);
@@ -454,7 +457,7 @@ int server_logged(const struct server *s, const char *text)
 
 static const char summary_start[] = "threadecho: connections=";
 
-char *server_summary(const struct server *s)
+char *server_summary(const struct server_process *s)
 {
     long long deadline = now_ms() + PATIENCE_MS;
     int before = server_logged(s, summary_start);
@@ -492,7 +495,7 @@ long summary_value(const char *summary, const char *key)
     return 0;
 }
 
-long server_counts(const struct server *s, const char *key)
+long server_counts(const struct server_process *s, const char *key)
 {
     char *summary = server_summary(s);
     long value = summary_value(summary, key);
@@ -500,7 +503,7 @@ long server_counts(const struct server *s, const char *key)
     return value;
 }
 
-bool server_sanitized(const struct server *s)
+bool server_sanitized(const struct server_process *s)
 {
     char path[64];
 
@@ -508,7 +511,7 @@ bool server_sanitized(const struct server *s)
     return sanitizer_of(path) != NULL;
 }
 
-long server_status(const struct server *s, const char *key)
+long server_status(const struct server_process *s, const char *key)
 {
     char path[64];
     char line[256];
@@ -527,7 +530,7 @@ long server_status(const struct server *s, const char *key)
 }
 
 /* Returns how many descriptors it has. */
-static long count_descriptors(const struct server *s)
+static long count_descriptors(const struct server_process *s)
 {
     char path[64];
     long count = 0;
@@ -540,15 +543,15 @@ static long count_descriptors(const struct server *s)
     return count - 2; /* . and .. */
 }
 
-struct holding server_holds(const struct server *s)
+struct holding server_holds(const struct server_process *s)
 {
     return (struct holding){.descriptors = count_descriptors(s),
                             .threads = server_status(s, "Threads")};
 }
 
 /* Waits until it holds that, or for timeout_ms. Returns what it holds then. */
-static struct holding settle(const struct server *s, struct holding want,
-                             long timeout_ms)
+static struct holding settle(const struct server_process *s,
+                             struct holding want, long timeout_ms)
 {
     long long deadline = now_ms() + timeout_ms;
     for (;;) {
@@ -561,14 +564,14 @@ static struct holding settle(const struct server *s, struct holding want,
     }
 }
 
-static struct client *open_served(const struct server *s)
+static struct client *open_served(const struct server_process *s)
 {
     struct client *c = client_open(s);
     ck_assert_str_eq(client_ask(c, "are you there?"), "echo: are you there?");
     return c;
 }
 
-struct holding server_rests(const struct server *s)
+struct holding server_rests(const struct server_process *s)
 {
     /* It is at rest if one client less makes one descriptor less, and one
      * thread less if it has a thread for each, twice in a row. Else an
@@ -590,7 +593,7 @@ struct holding server_rests(const struct server *s)
     ck_abort_msg("the server does not come to rest");
 }
 
-void server_recovers(const struct server *s, struct holding before)
+void server_recovers(const struct server_process *s, struct holding before)
 {
     client_close(open_served(s));
     struct holding now = settle(s, before, PATIENCE_MS);
@@ -598,7 +601,7 @@ void server_recovers(const struct server *s, struct holding before)
     ck_assert_int_eq(now.threads, before.threads);
 }
 
-struct client *client_open(const struct server *s)
+struct client *client_open(const struct server_process *s)
 {
     const int on = 1;
     struct client *c = calloc(1, sizeof *c);

@@ -39,7 +39,7 @@ int run_suite(Suite *suite);
  * Servers
  */
 
-struct server {
+struct server_process {
     pid_t pid;
     char host[64];
     char port[8];
@@ -53,14 +53,14 @@ struct server {
  * {port} it must log "listening on HOST:PORT". It is killed when the test
  * ends, however it ends. server_free frees it.
  */
-__attribute__((format(printf, 2, 3))) struct server *
+__attribute__((format(printf, 2, 3))) struct server_process *
 server_start(const char *upstream, const char *format, ...);
 
 /*
  * Starts the threadecho under test on a free port, with more options. It
  * fetches /text of the rogue, unless that is NULL.
  */
-__attribute__((format(printf, 2, 3))) struct server *
+__attribute__((format(printf, 2, 3))) struct server_process *
 threadecho_start(const struct rogue *rogue, const char *options, ...);
 
 /* Returns the path of the threadecho under test: $THREADECHO, or the one built
@@ -72,32 +72,32 @@ const char *threadecho(void);
 bool server_as_process_1(void);
 
 /* Waits for its end. Returns false if it still runs after timeout_ms. */
-bool server_ends(struct server *s, long timeout_ms);
+bool server_ends(struct server_process *s, long timeout_ms);
 
 /*
  * Stops it with SIGTERM. Fails the test if that takes too long, or if a
  * sanitizer has reported an error. Returns the exit status, or 128 + signal if
  * one killed it.
  */
-int server_stop(struct server *s);
+int server_stop(struct server_process *s);
 
 /* Kills it if it still runs, and frees s. */
-void server_free(struct server *s);
+void server_free(struct server_process *s);
 
 /* Returns its stderr by now; the caller frees it. */
-char *server_log(const struct server *s);
+char *server_log(const struct server_process *s);
 
 /* Returns how often text is in its log. */
-int server_logged(const struct server *s, const char *text);
+int server_logged(const struct server_process *s, const char *text);
 
 /* Asks for a summary and returns that line; the caller frees it. */
-char *server_summary(const struct server *s);
+char *server_summary(const struct server_process *s);
 
 /* Returns the number after KEY= in a summary line, or 0 without that key. */
 long summary_value(const char *summary, const char *key);
 
 /* The same for a summary asked for now. */
-long server_counts(const struct server *s, const char *key);
+long server_counts(const struct server_process *s, const char *key);
 
 /* Return the sanitizer that the tests, or a program, are built with: a symbol
  * of its run time, or NULL. The path may be in /proc. */
@@ -105,10 +105,10 @@ const char *own_sanitizer(void);
 const char *sanitizer_of(const char *path);
 
 /* Returns whether it has a sanitizer, which takes memory of its own. */
-bool server_sanitized(const struct server *s);
+bool server_sanitized(const struct server_process *s);
 
 /* Returns a number of /proc/PID/status, such as "VmRSS" (KiB) or "Threads". */
-long server_status(const struct server *s, const char *key);
+long server_status(const struct server_process *s, const char *key);
 
 /* What a server must release. */
 struct holding {
@@ -117,14 +117,14 @@ struct holding {
 };
 
 /* Returns what it holds now. Threads of closed connections may still end. */
-struct holding server_holds(const struct server *s);
+struct holding server_holds(const struct server_process *s);
 
 /* Returns what it holds when it has served a line and has no client. */
-struct holding server_rests(const struct server *s);
+struct holding server_rests(const struct server_process *s);
 
 /* The end of a fault test: a fresh client must be served, and after it the
  * server must hold what it held before. */
-void server_recovers(const struct server *s, struct holding before);
+void server_recovers(const struct server_process *s, struct holding before);
 
 /*
  * Clients
@@ -139,7 +139,7 @@ struct client {
     size_t line_len; /* of the last client_line() */
 };
 
-struct client *client_open(const struct server *s);
+struct client *client_open(const struct server_process *s);
 
 /* Send bytes; a line, LF added; a text byte by byte, each in a packet. */
 void client_send(struct client *c, const void *data, size_t len);

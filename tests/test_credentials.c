@@ -27,7 +27,7 @@ static void check_no_secret(const char *text)
 
 START_TEST(test_credentials_are_sent_and_not_logged)
 {
-    struct server *s =
+    struct server_process *s =
         threadecho_start(NULL,
                          "--verbose --timeout 0.5 --upstream http://" LOGIN
                          "@127.0.0.1:%d/text",

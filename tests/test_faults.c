@@ -17,7 +17,7 @@
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /* Stops the server, whose log must hold where it listened and summaries. */
-static void stop_quietly(struct server *s)
+static void stop_quietly(struct server_process *s)
 {
     ck_assert_int_eq(server_stop(s), 0);
     char *log = server_log(s);
@@ -43,7 +43,7 @@ START_TEST(test_upstream_fault_has_its_reply)
     bool late = fault_times_out(fault);
     char reply[128];
     /* Short where that is what is waited for, else out of the way. */
-    struct server *s = threadecho_start(
+    struct server_process *s = threadecho_start(
         upstream, "--timeout %s --max-body 1000", late ? "0.7" : "20");
     struct holding before = server_rests(s);
     struct client *c = client_open(s);
@@ -66,7 +66,7 @@ END_TEST
 
 START_TEST(test_body_of_the_limit_is_served_and_one_more_byte_is_not)
 {
-    struct server *s = threadecho_start(upstream, "--max-body 100000");
+    struct server_process *s = threadecho_start(upstream, "--max-body 100000");
     struct client *c = client_open(s);
     static const char *const good[] = {"/size/100000", "/size-chunked/100000"};
     static const char *const bad[] = {"/size/100001", "/size-chunked/100001"};
@@ -84,7 +84,7 @@ END_TEST
 
 START_TEST(test_packed_body_is_not_unpacked)
 {
-    struct server *s = threadecho_start(upstream, "--max-body 10000");
+    struct server_process *s = threadecho_start(upstream, "--max-body 10000");
     struct client *c = client_open(s);
     size_t len;
     unsigned char *packed = rogue_packed(&len);
@@ -109,7 +109,7 @@ START_TEST(test_refused)
 {
     int port;
     int held = hold_port(&port);
-    struct server *s =
+    struct server_process *s =
         threadecho_start(NULL, "--upstream http://127.0.0.1:%d/", port);
     struct client *c = client_open(s);
 
@@ -124,7 +124,7 @@ END_TEST
 
 START_TEST(test_name_that_does_not_resolve)
 {
-    struct server *s =
+    struct server_process *s =
         threadecho_start(NULL, "--timeout 60 --connect-timeout 60 "
                                "--upstream http://no-such-host.invalid/");
     struct client *c = client_open(s);
@@ -141,10 +141,11 @@ START_TEST(test_connecting_is_bounded)
 {
     int port;
     int deaf = deaf_port(&port);
-    struct server *s = threadecho_start(NULL,
-                                        "--timeout 60 --connect-timeout 0.3 "
-                                        "--upstream http://127.0.0.1:%d/",
-                                        port);
+    struct server_process *s =
+        threadecho_start(NULL,
+                         "--timeout 60 --connect-timeout 0.3 "
+                         "--upstream http://127.0.0.1:%d/",
+                         port);
     struct client *c = client_open(s);
     long long start = now_ms();
 
@@ -158,7 +159,7 @@ END_TEST
 
 START_TEST(test_request_is_as_documented)
 {
-    struct server *s = threadecho_start(
+    struct server_process *s = threadecho_start(
         NULL, "--upstream 'http://127.0.0.1:%d/good?a=b%%20c'",
         rogue_port(upstream));
     struct client *c = client_open(s);
@@ -186,7 +187,7 @@ START_TEST(test_proxies_of_the_environment_are_ignored)
         ck_assert_int_eq(setenv(names[i], url, 1), 0);
     ck_assert_int_eq(unsetenv("no_proxy"), 0);
     ck_assert_int_eq(unsetenv("NO_PROXY"), 0);
-    struct server *s = threadecho_start(upstream, "%s", "");
+    struct server_process *s = threadecho_start(upstream, "%s", "");
     struct client *c = client_open(s);
     ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
     client_close(c);
@@ -208,7 +209,7 @@ START_TEST(test_no_file_of_the_user_changes_a_fetch)
     fputs("default login somebody password secret\n", netrc);
     ck_assert_int_eq(fclose(netrc), 0);
     ck_assert_int_eq(setenv("HOME", home, 1), 0);
-    struct server *s = threadecho_start(upstream, "%s", "");
+    struct server_process *s = threadecho_start(upstream, "%s", "");
     struct client *c = client_open(s);
     ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
     char *head = rogue_request(upstream, 0);
@@ -226,7 +227,7 @@ START_TEST(test_echo_needs_no_upstream)
     static const char lines[] = "hello\n\n\xff\xfe\0%41\r\nlast";
     static const char replies[] =
         "echo: hello\necho: \necho: \xff\xfe\0%41\necho: last\n";
-    struct server *s = threadecho_start(NULL, "--echo");
+    struct server_process *s = threadecho_start(NULL, "--echo");
     struct holding before = server_rests(s);
     struct client *c = client_open(s);
     size_t len;
@@ -246,7 +247,7 @@ END_TEST
 START_TEST(test_a_warm_connection_serves_one_client_after_the_other)
 {
     enum { CLIENTS = 50, LINES = 4 };
-    struct server *s = threadecho_start(upstream, "%s", "");
+    struct server_process *s = threadecho_start(upstream, "%s", "");
 
     for (int i = 0; i < CLIENTS; i++) {
         struct client *c = client_open(s);
@@ -263,7 +264,7 @@ END_TEST
 
 START_TEST(test_no_keepalive_connects_for_each_fetch)
 {
-    struct server *s = threadecho_start(upstream, "--no-keepalive");
+    struct server_process *s = threadecho_start(upstream, "--no-keepalive");
     struct holding before = server_rests(s);
     unsigned long earlier = rogue_counts(upstream).connections;
     struct client *c = client_open(s);
@@ -281,7 +282,7 @@ END_TEST
 START_TEST(test_fetches_over_the_ceiling_wait_their_turn)
 {
     enum { CLIENTS = 10, LINES = 3 };
-    struct server *s = threadecho_start(upstream, "--max-fetches 1");
+    struct server_process *s = threadecho_start(upstream, "--max-fetches 1");
     struct holding before = server_rests(s);
     struct client *clients[CLIENTS];
 
@@ -304,7 +305,7 @@ END_TEST
 START_TEST(test_a_ceiling_of_fetches_is_reached_and_kept)
 {
     enum { CLIENTS = 40 };
-    struct server *s = threadecho_start(upstream, "--max-fetches 7");
+    struct server_process *s = threadecho_start(upstream, "--max-fetches 7");
     struct client *clients[CLIENTS];
 
     for (int i = 0; i < CLIENTS; i++) {
@@ -322,7 +323,7 @@ END_TEST
 
 START_TEST(test_plain_http_behind_https_is_a_tls_failure)
 {
-    struct server *s = threadecho_start(
+    struct server_process *s = threadecho_start(
         NULL, "--upstream https://127.0.0.1:%d/good", rogue_port(upstream));
     struct client *c = client_open(s);
 
@@ -336,7 +337,7 @@ END_TEST
 /* An https server with a certificate of its own for 127.0.0.1. */
 struct tls {
     char dir[32];
-    struct server *server;
+    struct server_process *server;
 };
 
 static void tls_file(const struct tls *tls, const char *name, char path[64])
@@ -395,7 +396,7 @@ START_TEST(test_certificate_that_does_not_verify_is_not_trusted)
             tls_file(&tls, cases[i].cacert, cacert + strlen(cacert));
         else
             cacert[0] = '\0';
-        struct server *s =
+        struct server_process *s =
             threadecho_start(NULL, "--upstream https://%s:%s/ %s",
                              cases[i].host, tls.server->port, cacert);
         struct client *c = client_open(s);

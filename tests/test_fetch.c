@@ -284,21 +284,21 @@ static void upstream_stop(struct scripted_upstream *upstream)
  * What each test starts with and ends with
  */
 
-static const struct server self_process = {0};
+static const struct server_process self_process = {0};
 static struct holding before;
 static struct rogue *rogue;
 static struct fetch_options options;
 
-static struct server self(void)
+static struct server_process self(void)
 {
-    struct server s = self_process;
+    struct server_process s = self_process;
     s.pid = getpid();
     return s;
 }
 
 static void set_up(void)
 {
-    struct server s = self();
+    struct server_process s = self();
     rogue = rogue_start(0);
     ck_assert_ptr_nonnull(rogue);
     rogue_stop(rogue); /* a sanitizer's own thread comes with the first */
@@ -322,7 +322,7 @@ static void set_up(void)
 /* Each test has destroyed its fetchers: nothing of theirs may be left. */
 static void tear_down(void)
 {
-    struct server s = self();
+    struct server_process s = self();
     long long deadline = now_ms() + PATIENCE_MS;
     struct holding now;
 
@@ -1010,7 +1010,7 @@ START_TEST(test_flood_leaves_memory_bounded)
     static const char *const floods[] = {
         "/header-line", "/headers",      "/interim-flood", "/trailers",
         "/huge",        "/huge-chunked", "/huge-unsized"};
-    const struct server s = self();
+    const struct server_process s = self();
     struct fetcher *fetcher = open_path("/text");
     struct buffer buffer = {0};
     unsigned handle = 0;

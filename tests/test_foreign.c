@@ -27,8 +27,8 @@
 /* Bytes of the largest file, which is over any default limit. */
 #define LARGE (2 << 20)
 
-static char dir[64];         /* for what the servers read and write */
-static struct server *other; /* nginx or HAProxy */
+static char dir[64];                 /* for what the servers read and write */
+static struct server_process *other; /* nginx or HAProxy */
 
 /* Makes a file in the directory. */
 static void write_file(const char *name, const char *text)
@@ -65,7 +65,8 @@ static void remove_directory(void)
 }
 
 /* Starts a server whose configuration, NAME.in, has PORT for the port. */
-static struct server *start_other(const char *name, const char *command)
+static struct server_process *start_other(const char *name,
+                                          const char *command)
 {
     return server_start(NULL,
                         "sh -c 'cd %s && sed s/PORT/{port}/ %s.in >%s && "
@@ -80,8 +81,8 @@ static void stop_other(void)
 }
 
 /* Starts threadecho for scheme://host:PORT/path of that server. */
-static struct server *start_for(const char *origin, const char *path,
-                                const char *more)
+static struct server_process *start_for(const char *origin, const char *path,
+                                        const char *more)
 {
     return threadecho_start(NULL, "--upstream '%s:%s%s' %s", origin,
                             other->port, path, more);
@@ -91,7 +92,7 @@ static struct server *start_for(const char *origin, const char *path,
 static void expect(const char *origin, const char *path, const char *more,
                    const char *line, const char *reply)
 {
-    struct server *s = start_for(origin, path, more);
+    struct server_process *s = start_for(origin, path, more);
     struct client *c = client_open(s);
     for (int again = 0; again < 2; again++) {
         const char *got = client_ask(c, line);
@@ -251,7 +252,7 @@ END_TEST
 
 START_TEST(test_large_file_arrives_whole)
 {
-    struct server *s =
+    struct server_process *s =
         start_for(PLAIN, "/static/large.txt", "--max-body 2097152");
     struct client *c = client_open(s);
     const char *reply = client_ask(c, "x");
@@ -269,7 +270,7 @@ START_TEST(test_line_too_long_for_nginx_is_its_414)
 {
     static char line[65537];
     static const size_t sizes[] = {9000, 20000, 65536};
-    struct server *s = start_for(PLAIN, "/raw", "");
+    struct server_process *s = start_for(PLAIN, "/raw", "");
     struct client *c = client_open(s);
 
     for (int i = 0; i < COUNT(sizes); i++) {
@@ -290,7 +291,7 @@ END_TEST
 /* It closes each connection at the third answer and says so there. */
 START_TEST(test_connection_is_used_as_often_as_nginx_allows)
 {
-    struct server *s = start_for(PLAIN, "/connection", "");
+    struct server_process *s = start_for(PLAIN, "/connection", "");
     struct client *c = client_open(s);
     char last[64] = "";
     int changes = 0;
@@ -313,7 +314,7 @@ END_TEST
  * after and at that moment, more often than libcurl counts. */
 START_TEST(test_connections_go_stale_unnoticed)
 {
-    struct server *s = start_for("http://127.0.0.2", "/", "");
+    struct server_process *s = start_for("http://127.0.0.2", "/", "");
     struct client *c = client_open(s);
 
     for (int i = 0; i < 60; i++) {
@@ -499,7 +500,7 @@ START_TEST(test_many_clients_over_tls)
     char reply[48];
 
     snprintf(more, sizeof more, "--max-fetches 4 --cacert %s/ca.pem", dir);
-    struct server *s = start_for(hosts[_i], "/", more);
+    struct server_process *s = start_for(hosts[_i], "/", more);
     for (int i = 0; i < CLIENTS; i++)
         clients[i] = client_open(s);
     for (int n = 0; n < LINES; n++) {
@@ -648,7 +649,7 @@ END_TEST
 
 START_TEST(test_haproxy_closes_idle_connections_unnoticed)
 {
-    struct server *s = start_for(PLAIN, "/text", "");
+    struct server_process *s = start_for(PLAIN, "/text", "");
     struct client *c = client_open(s);
     for (int i = 0; i < 40; i++) {
         let_pass(27 + i % 7);
@@ -669,7 +670,7 @@ START_TEST(test_tls_connection_cut_off_is_no_answer)
     long long deadline = now_ms() + PATIENCE_MS;
 
     snprintf(more, sizeof more, "--cacert %s/ca.pem", dir);
-    struct server *s = start_for("https://127.0.0.2", "/text", more);
+    struct server_process *s = start_for("https://127.0.0.2", "/text", more);
     struct client *c = client_open(s);
     ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
     client_say(c, paths[_i]);

@@ -17,8 +17,8 @@
 #include <sys/stat.h>
 
 /* Sets a soft limit of the running server; returns what it was. */
-static rlim_t limit(const struct server *s, __rlimit_resource_t resource,
-                    rlim_t soft)
+static rlim_t limit(const struct server_process *s,
+                    __rlimit_resource_t resource, rlim_t soft)
 {
     struct rlimit was;
 
@@ -29,7 +29,7 @@ static rlim_t limit(const struct server *s, __rlimit_resource_t resource,
 }
 
 /* Lets the server open no descriptor more; returns what the limit was. */
-static rlim_t take_descriptors(const struct server *s)
+static rlim_t take_descriptors(const struct server_process *s)
 {
     char path[64];
     struct stat status;
@@ -52,7 +52,8 @@ static void leave(struct client *c)
 
 START_TEST(test_connections_over_the_limit_get_a_reason)
 {
-    struct server *s = threadecho_start(upstream, "--max-connections 3");
+    struct server_process *s =
+        threadecho_start(upstream, "--max-connections 3");
     struct holding before = server_rests(s);
     struct client *served[3];
 
@@ -77,7 +78,8 @@ END_TEST
 
 START_TEST(test_place_of_a_client_that_left_is_free_at_once)
 {
-    struct server *s = threadecho_start(NULL, "--echo --max-connections 1");
+    struct server_process *s =
+        threadecho_start(NULL, "--echo --max-connections 1");
 
     for (int i = 0; i < 200; i++) {
         struct client *c = client_open(s);
@@ -97,7 +99,8 @@ END_TEST
 START_TEST(test_rejected_client_reads_why_whatever_it_has_sent)
 {
     enum { CLIENTS = 50, MUCH = 65536 };
-    struct server *s = threadecho_start(NULL, "--echo --max-connections 1");
+    struct server_process *s =
+        threadecho_start(NULL, "--echo --max-connections 1");
     struct holding before = server_rests(s);
     struct client *served = client_open(s);
     struct client *clients[CLIENTS];
@@ -126,7 +129,8 @@ END_TEST
 START_TEST(test_crowd_of_rejected_clients_reads_why)
 {
     enum { CLIENTS = 500 };
-    struct server *s = threadecho_start(NULL, "--echo --max-connections 1");
+    struct server_process *s =
+        threadecho_start(NULL, "--echo --max-connections 1");
     struct holding before = server_rests(s);
     struct client *served = client_open(s);
     struct client *clients[CLIENTS];
@@ -154,7 +158,8 @@ END_TEST
 START_TEST(test_rejected_clients_may_close_in_any_order)
 {
     enum { CLIENTS = 30 };
-    struct server *s = threadecho_start(NULL, "--echo --max-connections 1");
+    struct server_process *s =
+        threadecho_start(NULL, "--echo --max-connections 1");
     struct holding before = server_rests(s);
     struct client *served = client_open(s);
     struct client *clients[CLIENTS];
@@ -185,7 +190,7 @@ END_TEST
 
 /* Takes the server's descriptors away for ms while a client connects. Returns
  * how long after the server has them back the client had its reply. */
-static long long starve(const struct server *s, long ms)
+static long long starve(const struct server_process *s, long ms)
 {
     rlim_t was = take_descriptors(s);
     struct client *c = client_open(s);
@@ -203,7 +208,7 @@ static long long starve(const struct server *s, long ms)
 
 START_TEST(test_running_out_of_descriptors_pauses_accepting)
 {
-    struct server *s = threadecho_start(upstream, "--max-fetches 1");
+    struct server_process *s = threadecho_start(upstream, "--max-fetches 1");
     struct holding before = server_rests(s);
     struct client *served = client_open(s);
     long long start = now_ms();
@@ -237,7 +242,7 @@ END_TEST
 
 START_TEST(test_fetch_without_a_descriptor_is_an_error)
 {
-    struct server *s = threadecho_start(upstream, "--no-keepalive");
+    struct server_process *s = threadecho_start(upstream, "--no-keepalive");
     struct holding before = server_rests(s);
     struct client *c = client_open(s);
 
@@ -256,7 +261,7 @@ END_TEST
 
 START_TEST(test_client_without_a_thread_gets_a_reason)
 {
-    struct server *s = threadecho_start(upstream, "--max-fetches 1");
+    struct server_process *s = threadecho_start(upstream, "--max-fetches 1");
     struct client *served[200];
     int count = 0;
 
@@ -306,7 +311,7 @@ END_TEST
 START_TEST(test_idle_connection_costs_one_descriptor)
 {
     enum { CLIENTS = 50 };
-    struct server *s = threadecho_start(upstream, "--max-fetches 1");
+    struct server_process *s = threadecho_start(upstream, "--max-fetches 1");
     struct holding before = server_rests(s);
     struct client *clients[CLIENTS];
 
@@ -324,7 +329,7 @@ START_TEST(test_idle_connection_costs_one_descriptor)
 END_TEST
 
 /* Clients that come, each with a line, and go, 50 at a time. */
-static void come_and_go(const struct server *s, int rounds)
+static void come_and_go(const struct server_process *s, int rounds)
 {
     struct client *clients[50];
 
@@ -342,7 +347,7 @@ static void come_and_go(const struct server *s, int rounds)
 
 START_TEST(test_connections_that_come_and_go_leave_nothing)
 {
-    struct server *s = threadecho_start(upstream, "--max-fetches 8");
+    struct server_process *s = threadecho_start(upstream, "--max-fetches 8");
 
     come_and_go(s, 20);
     struct client *warm[8]; /* all eight handles are in use from here on */
@@ -367,7 +372,7 @@ END_TEST
 START_TEST(test_long_lines_and_bodies_leave_no_memory_behind)
 {
     enum { CLIENTS = 20, LEN = 60000 };
-    struct server *s = threadecho_start(upstream, "--max-fetches 4");
+    struct server_process *s = threadecho_start(upstream, "--max-fetches 4");
     struct client *clients[CLIENTS];
     char *line = malloc(LEN + 1);
 
@@ -408,7 +413,7 @@ START_TEST(test_line_of_the_limit_is_served_and_one_more_byte_is_not)
         {"12345678901\r\n", "error: line too long"},
         {"123456789012345678901234567890\n", "error: line too long"},
     };
-    struct server *s = threadecho_start(upstream, "--max-line 10");
+    struct server_process *s = threadecho_start(upstream, "--max-line 10");
     struct client *c = client_open(s);
 
     for (int i = 0; i < 10; i++) {
@@ -433,7 +438,7 @@ START_TEST(test_limits_of_a_start_with_few_descriptors_are_kept)
     char url[ROGUE_URL_SIZE];
 
     rogue_url(upstream, "/text", url);
-    struct server *s =
+    struct server_process *s =
         server_start(NULL,
                      "sh -c 'ulimit -n 64 && exec %s --listen 127.0.0.1:0 "
                      "--upstream %s'",
@@ -471,7 +476,7 @@ END_TEST
 /* Each connection and each error is logged, and none of it can be. */
 START_TEST(test_log_at_its_size_limit_stops_nothing)
 {
-    struct server *s = threadecho_start(NULL, "--echo --verbose");
+    struct server_process *s = threadecho_start(NULL, "--echo --verbose");
     struct holding before = server_rests(s);
     rlim_t was = limit(s, RLIMIT_FSIZE, 0);
     char *log = server_log(s);
@@ -500,7 +505,7 @@ START_TEST(test_log_without_room_from_the_start_stops_nothing)
         tell_skipped("a sanitizer ends without room for a file");
         return;
     }
-    struct server *s =
+    struct server_process *s =
         server_start(NULL,
                      "sh -c 'ulimit -f 0 && exec %s --echo --verbose "
                      "--listen 127.0.0.1:{port}'",
@@ -541,7 +546,7 @@ static const struct {
 
 START_TEST(test_limits_that_are_too_high_are_warned_of)
 {
-    struct server *s = server_start(
+    struct server_process *s = server_start(
         NULL, "sh -c 'ulimit -n 1000 && exec %s --listen 127.0.0.1:0 %s'",
         threadecho(), warnings[_i].options);
 
@@ -560,7 +565,7 @@ START_TEST(test_limit_of_threads_is_named_and_kept)
         tell_skipped("a sanitizer needs its address space");
         return;
     }
-    struct server *s =
+    struct server_process *s =
         server_start(NULL,
                      "sh -c 'ulimit -v 52428800 && exec %s --echo "
                      "--listen 127.0.0.1:0 --stack-size 1048576'",

@@ -30,7 +30,7 @@ struct bytes {
         literal, sizeof(literal) - 1                                          \
     }
 
-static struct server *server;
+static struct server_process *server;
 
 static void set_up(void)
 {

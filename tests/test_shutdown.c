@@ -22,7 +22,7 @@
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /* Waits for the end by a signal that was sent, with status 0. */
-static void end(struct server *s)
+static void end(struct server_process *s)
 {
     ck_assert(server_ends(s, PATIENCE_MS));
     ck_assert_int_eq(server_stop(s), 0);
@@ -33,7 +33,7 @@ static const int endings[] = {SIGTERM, SIGINT, SIGHUP};
 START_TEST(test_no_line_that_was_received_is_left_unanswered)
 {
     enum { CLIENTS = 20 };
-    struct server *s = threadecho_start(upstream, "--max-fetches 20");
+    struct server_process *s = threadecho_start(upstream, "--max-fetches 20");
     struct client *clients[CLIENTS];
     char much[1501];
 
@@ -69,7 +69,7 @@ END_TEST
 
 START_TEST(test_idle_client_sees_the_end_and_half_a_line_gets_a_reason)
 {
-    struct server *s = threadecho_start(upstream, "--max-fetches 1");
+    struct server_process *s = threadecho_start(upstream, "--max-fetches 1");
     struct client *idle = client_open(s);
     struct client *half = client_open(s);
 
@@ -93,7 +93,7 @@ END_TEST
 START_TEST(test_replies_arrive_though_the_client_goes_on_sending)
 {
     enum { LINES = 4, SIZE = 60000 };
-    struct server *s = threadecho_start(upstream, "--max-fetches 1");
+    struct server_process *s = threadecho_start(upstream, "--max-fetches 1");
     struct client *c = client_open(s);
     long long deadline = now_ms() + PATIENCE_MS;
     const int little = 32768;
@@ -138,7 +138,7 @@ START_TEST(test_log_that_nobody_reads_stops_nothing)
         continue;
     ck_assert_int_eq(errno, EAGAIN);
 
-    struct server *s =
+    struct server_process *s =
         server_start("-", "%s --echo --verbose --listen 127.0.0.1:{port} 2>%s",
                      threadecho(), pipe);
     struct client *c = client_open(s);
@@ -160,7 +160,7 @@ END_TEST
  * nothing. */
 START_TEST(test_last_line_without_lf_was_received_too)
 {
-    struct server *s = threadecho_start(upstream, "--max-fetches 1");
+    struct server_process *s = threadecho_start(upstream, "--max-fetches 1");
     struct client *c = client_open(s);
 
     client_say(c, "/delay/500");
@@ -181,7 +181,7 @@ END_TEST
 START_TEST(test_clients_that_connect_while_it_ends_get_an_answer)
 {
     enum { CLIENTS = 300 };
-    struct server *s = threadecho_start(NULL, "--echo");
+    struct server_process *s = threadecho_start(NULL, "--echo");
     struct client *clients[CLIENTS];
 
     /* All connect before it can have accepted them all. */
@@ -207,7 +207,7 @@ END_TEST
 
 START_TEST(test_nobody_is_accepted_while_it_drains)
 {
-    struct server *s = threadecho_start(upstream, "--max-fetches 1");
+    struct server_process *s = threadecho_start(upstream, "--max-fetches 1");
     struct client *c = client_open(s);
     struct sockaddr_in address = {
         .sin_family = AF_INET,
@@ -240,7 +240,7 @@ END_TEST
 
 START_TEST(test_second_signal_ends_it_at_once)
 {
-    struct server *s = threadecho_start(upstream, "--timeout 60");
+    struct server_process *s = threadecho_start(upstream, "--timeout 60");
     struct client *c = client_open(s);
 
     client_say(c, "/hang");
@@ -260,7 +260,7 @@ START_TEST(test_second_signal_ends_it_at_once)
 END_TEST
 
 /* Returns whether it is process 1 of a PID namespace. */
-static bool is_process_1(const struct server *s)
+static bool is_process_1(const struct server_process *s)
 {
     char path[64], line[128], expected[64];
     bool found = false;
@@ -283,7 +283,7 @@ START_TEST(test_second_signal_ends_process_1_at_once)
         tell_skipped("no PID namespace may be made");
         return;
     }
-    struct server *s = threadecho_start(upstream, "--timeout 60");
+    struct server_process *s = threadecho_start(upstream, "--timeout 60");
     ck_assert(is_process_1(s));
     struct client *c = client_open(s);
 
@@ -304,7 +304,7 @@ END_TEST
 
 START_TEST(test_hangup_is_ignored_if_it_was_at_the_start)
 {
-    struct server *s = server_start(
+    struct server_process *s = server_start(
         NULL, "sh -c 'trap \"\" HUP; exec %s --echo --listen 127.0.0.1:0'",
         threadecho());
     struct client *c = client_open(s);
@@ -323,7 +323,7 @@ END_TEST
 
 START_TEST(test_a_hanging_line_does_not_keep_other_clients_from_ending)
 {
-    struct server *s = threadecho_start(upstream, "--timeout 1.5");
+    struct server_process *s = threadecho_start(upstream, "--timeout 1.5");
     struct client *hanging = client_open(s);
     struct client *c = client_open(s);
 
@@ -359,7 +359,7 @@ START_TEST(test_summary_equals_what_clients_counted)
         {"/size/1001", "error_upstream_body_too_large"},
         {"a line of more than forty bytes is too long", "error_line_too_long"},
     };
-    struct server *s = threadecho_start(
+    struct server_process *s = threadecho_start(
         upstream, "--max-connections 5 --max-line 40 --max-body 1000");
     struct client *clients[CLIENTS];
     long requests = 0;
@@ -423,7 +423,7 @@ END_TEST
 START_TEST(test_counts_are_exact_with_many_clients_at_once)
 {
     enum { CLIENTS = 100, LINES = 20 };
-    struct server *s = threadecho_start(upstream, "--max-fetches 16");
+    struct server_process *s = threadecho_start(upstream, "--max-fetches 16");
     struct client *clients[CLIENTS];
 
     for (int i = 0; i < CLIENTS; i++) {
@@ -453,7 +453,7 @@ END_TEST
 START_TEST(test_signals_in_a_storm_of_requests_break_nothing)
 {
     enum { CLIENTS = 10, ROUNDS = 50 };
-    struct server *s = threadecho_start(upstream, "--max-fetches 10");
+    struct server_process *s = threadecho_start(upstream, "--max-fetches 10");
     struct client *clients[CLIENTS];
 
     for (int i = 0; i < CLIENTS; i++)

@@ -38,7 +38,7 @@ static bool has_ipv6(void)
 START_TEST(test_empty_host_is_every_address)
 {
     static const char *const hosts[] = {"127.0.0.1", "127.0.0.2", "::1"};
-    struct server *s =
+    struct server_process *s =
         server_start(NULL, "%s --echo --listen :0", threadecho());
 
     for (size_t i = 0; i < COUNT(hosts); i++) {
@@ -56,7 +56,7 @@ START_TEST(test_empty_host_is_every_address)
 END_TEST
 
 /* Returns a duplicate of a descriptor of the server, or -1. */
-static int duplicate(const struct server *s, int number)
+static int duplicate(const struct server_process *s, int number)
 {
     int process = (int)syscall(SYS_pidfd_open, s->pid, 0);
     if (process < 0)
@@ -83,7 +83,8 @@ static bool is_peer(int fd, const struct client *c)
 
 /* Returns a duplicate of the server's socket for this client; -1 if another
  * process's descriptors may not be duplicated here. */
-static int accepted_socket(const struct server *s, const struct client *c)
+static int accepted_socket(const struct server_process *s,
+                           const struct client *c)
 {
     char path[64];
     struct dirent *entry;
@@ -122,7 +123,7 @@ static int option(int fd, int level, int name)
 
 START_TEST(test_accepted_socket_has_its_options)
 {
-    struct server *s = threadecho_start(NULL, "--echo");
+    struct server_process *s = threadecho_start(NULL, "--echo");
     struct client *c = client_open(s);
     struct timeval timeout = {0};
     socklen_t len = sizeof timeout;
@@ -150,7 +151,7 @@ END_TEST
 START_TEST(test_urgent_bytes_before_the_accept_are_data)
 {
     static const char word[] = "urgently";
-    struct server *s = threadecho_start(NULL, "--echo");
+    struct server_process *s = threadecho_start(NULL, "--echo");
 
     ck_assert_int_eq(kill(s->pid, SIGSTOP), 0);
     struct client *c = client_open(s);

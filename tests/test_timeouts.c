@@ -14,7 +14,8 @@
 
 START_TEST(test_half_a_line_times_out)
 {
-    struct server *s = threadecho_start(upstream, "--line-timeout 0.3");
+    struct server_process *s =
+        threadecho_start(upstream, "--line-timeout 0.3");
     struct holding before = server_rests(s);
     struct client *c = client_open(s);
     long long start = now_ms();
@@ -31,7 +32,8 @@ END_TEST
 
 START_TEST(test_trickled_bytes_do_not_put_off_the_line_timeout)
 {
-    struct server *s = threadecho_start(upstream, "--line-timeout 0.3");
+    struct server_process *s =
+        threadecho_start(upstream, "--line-timeout 0.3");
     struct holding before = server_rests(s);
     struct client *c = client_open(s);
     long long start = now_ms();
@@ -50,7 +52,8 @@ END_TEST
 
 START_TEST(test_line_that_times_out_has_a_reply_though_the_client_sends_on)
 {
-    struct server *s = threadecho_start(upstream, "--line-timeout 0.2");
+    struct server_process *s =
+        threadecho_start(upstream, "--line-timeout 0.2");
     struct client *c = client_open(s);
     char much[4096];
 
@@ -69,7 +72,7 @@ END_TEST
 
 START_TEST(test_rest_of_a_line_too_long_times_out_too)
 {
-    struct server *s =
+    struct server_process *s =
         threadecho_start(upstream, "--max-line 20 --line-timeout 0.3");
     struct holding before = server_rests(s);
     struct client *c = client_open(s);
@@ -90,7 +93,8 @@ END_TEST
 
 START_TEST(test_line_timeout_is_not_for_idle_clients_nor_fetches)
 {
-    struct server *s = threadecho_start(upstream, "--line-timeout 0.3");
+    struct server_process *s =
+        threadecho_start(upstream, "--line-timeout 0.3");
     struct client *c = client_open(s);
 
     let_pass(500);
@@ -105,7 +109,7 @@ END_TEST
 
 START_TEST(test_line_timeout_begins_anew_with_each_line)
 {
-    struct server *s = threadecho_start(upstream, "--line-timeout 2");
+    struct server_process *s = threadecho_start(upstream, "--line-timeout 2");
     struct client *c = client_open(s);
 
     /* Always in mid-line, but each line is complete in time. */
@@ -122,7 +126,8 @@ END_TEST
 
 START_TEST(test_idle_client_is_dropped_without_a_reply)
 {
-    struct server *s = threadecho_start(upstream, "--idle-timeout 0.8");
+    struct server_process *s =
+        threadecho_start(upstream, "--idle-timeout 0.8");
     struct holding before = server_rests(s);
     struct client *silent = client_open(s);
     struct client *served = client_open(s);
@@ -141,7 +146,7 @@ END_TEST
 
 START_TEST(test_idle_timeout_is_not_for_lines_nor_fetches)
 {
-    struct server *s = threadecho_start(upstream, "--idle-timeout 1");
+    struct server_process *s = threadecho_start(upstream, "--idle-timeout 1");
     struct client *c = client_open(s);
 
     client_dribble(c, "slowly sent\n", 120);
@@ -177,9 +182,10 @@ static void stuff(struct client *c)
 /* Both bounds are ten seconds; they are waited for at once. */
 START_TEST(test_deaf_client_and_hanging_fetch_are_dropped_after_ten_seconds)
 {
-    struct server *stopping = threadecho_start(upstream, "--timeout 60");
+    struct server_process *stopping =
+        threadecho_start(upstream, "--timeout 60");
     struct client *hanging = client_open(stopping);
-    struct server *s = threadecho_start(NULL, "--echo");
+    struct server_process *s = threadecho_start(NULL, "--echo");
     struct holding before = server_rests(s);
     struct client *deaf = client_open(s);
     long long start = now_ms();
@@ -214,7 +220,7 @@ END_TEST
  * rejected, and one whose line timed out. */
 START_TEST(test_client_that_does_not_close_is_dropped_after_two_seconds)
 {
-    struct server *s = threadecho_start(
+    struct server_process *s = threadecho_start(
         NULL, "--echo --max-connections 1 --line-timeout 0.05");
     struct holding before = server_rests(s);
     struct client *overdue = client_open(s);
@@ -241,7 +247,8 @@ END_TEST
 START_TEST(test_client_that_reads_late_gets_a_long_reply_whole)
 {
     enum { LEN = 16000000 };
-    struct server *s = threadecho_start(upstream, "--max-body %d", LEN);
+    struct server_process *s =
+        threadecho_start(upstream, "--max-body %d", LEN);
     struct client *c = client_open(s);
 
     client_say(c, "/size/16000000\nnext");

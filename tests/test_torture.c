@@ -28,7 +28,7 @@ static bool skipped; /* a sanitizer has a malloc of its own */
 
 static void set_up(void)
 {
-    struct server *s = threadecho_start(NULL, "--echo");
+    struct server_process *s = threadecho_start(NULL, "--echo");
     skipped = server_sanitized(s);
     server_free(s);
 
@@ -49,7 +49,7 @@ static void tear_down(void)
 }
 
 /* Starts threadecho with the shim; it fetches from the rogue by this name. */
-static struct server *start(const char *host, const char *options)
+static struct server_process *start(const char *host, const char *options)
 {
     return server_start(NULL,
                         "env LD_PRELOAD=%s SHIM=/proc/%d/fd/%d %s "
@@ -103,7 +103,7 @@ START_TEST(test_each_allocation_of_a_warm_request_fails_in_turn)
 {
     if (skipped)
         return;
-    struct server *s = start("127.0.0.1", "");
+    struct server_process *s = start("127.0.0.1", "");
     struct holding before = server_rests(s);
     struct client *c = client_open(s);
 
@@ -127,7 +127,7 @@ START_TEST(test_each_allocation_of_a_long_request_fails_in_turn)
 {
     if (skipped)
         return;
-    struct server *s = start("127.0.0.1", sources[_i % 2]);
+    struct server_process *s = start("127.0.0.1", sources[_i % 2]);
     struct holding before = server_rests(s);
     struct client *c = client_open(s);
     char line[20001];
@@ -154,7 +154,7 @@ END_TEST
 START_TEST(test_each_allocation_of_a_cold_request_fails_in_turn)
 {
     for (long n = 0; !skipped; n++) {
-        struct server *s = start("127.0.0.1", "");
+        struct server_process *s = start("127.0.0.1", "");
         arm(SHIM_ALLOC, ENOMEM, n, counts[_i]);
         struct client *c = client_open(s);
         check_reply(client_ask(c, "hello"), n);
@@ -172,7 +172,7 @@ START_TEST(test_out_of_memory_is_the_reason_that_the_client_gets)
 {
     if (skipped)
         return;
-    struct server *s = start("127.0.0.1", "");
+    struct server_process *s = start("127.0.0.1", "");
     struct holding before = server_rests(s);
 
     arm(SHIM_ALLOC, ENOMEM, 0, LONG_MAX);
@@ -213,7 +213,7 @@ START_TEST(test_accepting_goes_on_after_an_error)
 {
     if (skipped)
         return;
-    struct server *s = start("127.0.0.1", "");
+    struct server_process *s = start("127.0.0.1", "");
     struct holding before = server_rests(s);
     long count = accept_errors[_i].count;
     bool pauses = accept_errors[_i].pauses;
@@ -240,7 +240,7 @@ START_TEST(test_threads_that_do_not_start_are_reported_and_counted)
 {
     if (skipped)
         return;
-    struct server *s = start("127.0.0.1", "");
+    struct server_process *s = start("127.0.0.1", "");
     struct holding before = server_rests(s);
 
     arm(SHIM_PTHREAD_CREATE, EAGAIN, 0, 100);
@@ -260,7 +260,7 @@ START_TEST(test_threads_that_do_not_start_are_reported_and_counted)
 END_TEST
 
 /* Lets threads fail until this many clients have their reason. */
-static void lack_threads(const struct server *s, int clients)
+static void lack_threads(const struct server_process *s, int clients)
 {
     arm(SHIM_PTHREAD_CREATE, EAGAIN, 0, clients);
     for (int i = 0; i < clients; i++) {
@@ -278,7 +278,7 @@ START_TEST(test_connection_without_a_thread_leaves_no_trace)
     struct client *clients[CLIENTS];
     if (skipped)
         return;
-    struct server *s = start("127.0.0.1", "");
+    struct server_process *s = start("127.0.0.1", "");
     struct holding before = server_rests(s);
 
     for (int i = 0; i < CLIENTS; i++) {
@@ -305,7 +305,7 @@ START_TEST(test_each_allocation_of_a_connection_fails_in_turn)
     enum { ALLOCATIONS = 3 }; /* the connection, its line and its reply */
     if (skipped)
         return;
-    struct server *s = start("127.0.0.1", "");
+    struct server_process *s = start("127.0.0.1", "");
     struct holding before = server_rests(s);
 
     for (long n = 0; n < ALLOCATIONS; n++) {
@@ -328,7 +328,7 @@ START_TEST(test_rejected_client_gets_a_reason_though_it_cannot_linger)
 {
     if (skipped)
         return;
-    struct server *s = start("127.0.0.1", "--max-connections 1");
+    struct server_process *s = start("127.0.0.1", "--max-connections 1");
     struct holding before = server_rests(s);
     struct client *served = client_open(s);
 
@@ -360,7 +360,7 @@ START_TEST(test_accepting_goes_on_after_poll_has_failed)
     bool pauses = poll_errors[_i].pauses;
     if (skipped)
         return;
-    struct server *s = start("127.0.0.1", "");
+    struct server_process *s = start("127.0.0.1", "");
     struct holding before = server_rests(s);
     struct client *c = client_open(s);
 
@@ -427,7 +427,7 @@ START_TEST(test_serves_with_another_scheduling_than_it_wants)
     if (skipped)
         return;
     arm(SHIM_SCHED_SETSCHEDULER, EPERM, 0, 1);
-    struct server *s = start("127.0.0.1", "");
+    struct server_process *s = start("127.0.0.1", "");
     ck_assert_int_eq(disarm(), 1);
     ck_assert_int_eq(server_logged(s, "threadecho: warning: cannot set "
                                       "SCHED_BATCH: "),
@@ -474,7 +474,7 @@ START_TEST(test_names_that_do_not_resolve_may_do_so_later)
 {
     if (skipped)
         return;
-    struct server *s = start("upstream.test", "--no-keepalive");
+    struct server_process *s = start("upstream.test", "--no-keepalive");
     struct holding before = server_rests(s);
     struct client *c = client_open(s);
 
@@ -495,7 +495,7 @@ START_TEST(test_name_is_an_error_while_its_thread_cannot_be_had)
 {
     if (skipped)
         return;
-    struct server *s = start("upstream.test", "");
+    struct server_process *s = start("upstream.test", "");
     struct client *c = client_open(s);
 
     /* libcurl resolves in a thread of its own; this server's is there. */
@@ -517,7 +517,7 @@ START_TEST(test_end_does_not_wait_for_a_name)
 {
     if (skipped)
         return;
-    struct server *s = start("upstream.test", "--timeout 0.3");
+    struct server_process *s = start("upstream.test", "--timeout 0.3");
     struct client *c = client_open(s);
 
     arm(SHIM_GETADDRINFO, SHIM_LATE, 0, 1);
@@ -535,7 +535,7 @@ START_TEST(test_empty_host_is_ipv4_where_there_is_no_ipv6)
     if (skipped)
         return;
     arm(SHIM_SOCKET, EAFNOSUPPORT, 0, 1);
-    struct server *s = start("127.0.0.1", "--listen :0");
+    struct server_process *s = start("127.0.0.1", "--listen :0");
     ck_assert_int_eq(disarm(), 1);
     ck_assert_int_eq(server_logged(s, "listening on 0.0.0.0:"), 1);
     struct client *c = client_open(s);
@@ -564,7 +564,7 @@ START_TEST(test_each_send_and_recv_of_a_request_fails_in_turn)
     bool harmless = error == EINTR || error == SHIM_ONE_BYTE;
     if (skipped)
         return;
-    struct server *s = start("127.0.0.1", "");
+    struct server_process *s = start("127.0.0.1", "");
     struct holding before = server_rests(s);
 
     for (long n = 0;; n++) {
@@ -593,7 +593,7 @@ START_TEST(test_one_byte_at_a_time_is_enough)
 {
     if (skipped)
         return;
-    struct server *s = start("127.0.0.1", "");
+    struct server_process *s = start("127.0.0.1", "");
     struct holding before = server_rests(s);
     struct client *c = client_open(s);
 

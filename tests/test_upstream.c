@@ -19,14 +19,14 @@
 #include <unistd.h>
 
 /* Starts the upstream on a free port. */
-static struct server *start(const char *options)
+static struct server_process *start(const char *options)
 {
     return server_start(NULL, "%s --listen 127.0.0.1:0 %s",
                         kit_program("upstream"), options);
 }
 
 /* Stops it; it must end well. */
-static void stop(struct server *upstream)
+static void stop(struct server_process *upstream)
 {
     ck_assert_int_eq(server_stop(upstream), 0);
     server_free(upstream);
@@ -81,7 +81,8 @@ static struct answer take_answer(struct client *client)
 }
 
 /* Asks on a connection of its own. */
-static struct answer ask(const struct server *upstream, const char *target)
+static struct answer ask(const struct server_process *upstream,
+                         const char *target)
 {
     struct client *client = client_open(upstream);
     say_request(client, target, "");
@@ -90,8 +91,8 @@ static struct answer ask(const struct server *upstream, const char *target)
     return answer;
 }
 
-static void check_body(const struct server *upstream, const char *target,
-                       const char *body, size_t len)
+static void check_body(const struct server_process *upstream,
+                       const char *target, const char *body, size_t len)
 {
     struct answer answer = ask(upstream, target);
     ck_assert_int_eq(answer.status, 200);
@@ -100,8 +101,8 @@ static void check_body(const struct server *upstream, const char *target,
     free(answer.body);
 }
 
-static void check_status(const struct server *upstream, const char *target,
-                         int status)
+static void check_status(const struct server_process *upstream,
+                         const char *target, int status)
 {
     struct answer answer = ask(upstream, target);
     ck_assert_int_eq(answer.status, status);
@@ -127,7 +128,7 @@ static const struct {
 
 START_TEST(test_text_comes_back)
 {
-    struct server *upstream = start("");
+    struct server_process *upstream = start("");
     check_body(upstream, echoes[_i].target, echoes[_i].body, echoes[_i].len);
     stop(upstream);
 }
@@ -140,7 +141,7 @@ static const char *const bad_targets[] = {
 
 START_TEST(test_bad_request_is_400)
 {
-    struct server *upstream = start("");
+    struct server_process *upstream = start("");
     check_status(upstream, bad_targets[_i], 400);
     check_body(upstream, "/x?text=still+there", "still+there", 11);
     stop(upstream);
@@ -152,7 +153,7 @@ START_TEST(test_all_bytes_of_a_long_text_come_back)
     enum { REPEATS = 280 }; /* a request line of 215 KB */
     static char target[8 + 3 * 256 * REPEATS + 1] = "/x?text=";
     static char text[256 * REPEATS];
-    struct server *upstream = start("");
+    struct server_process *upstream = start("");
     char *end = target + strlen(target);
     for (size_t i = 0; i < sizeof text; i++) {
         text[i] = (char)i;
@@ -175,7 +176,7 @@ static const struct {
 
 START_TEST(test_size_repeats_or_cuts)
 {
-    struct server *upstream = start(sizes[_i].options);
+    struct server_process *upstream = start(sizes[_i].options);
     check_body(upstream, sizes[_i].target, sizes[_i].body,
                strlen(sizes[_i].body));
     stop(upstream);
@@ -185,7 +186,7 @@ END_TEST
 START_TEST(test_large_body_arrives_whole)
 {
     enum { SIZE = 8 * 1024 * 1024 };
-    struct server *upstream = start("--size 8388608");
+    struct server_process *upstream = start("--size 8388608");
     struct answer answer = ask(upstream, "/?text=0123456789");
     ck_assert_uint_eq(answer.len, SIZE);
     for (size_t i = 0; i < SIZE; i++) {
@@ -202,7 +203,7 @@ START_TEST(test_status_is_sent)
     static const int statuses[] = {200, 204, 302, 304, 404, 500, 599};
     char options[32];
     (void)snprintf(options, sizeof options, "--status %d", statuses[_i]);
-    struct server *upstream = start(options);
+    struct server_process *upstream = start(options);
     check_status(upstream, "/?text=a", statuses[_i]);
 
     /* One that has no body must not leave one for the next answer. */
@@ -222,7 +223,7 @@ START_TEST(test_other_method_is_501)
 {
     static const char post[] = "POST /?text=a HTTP/1.1\r\nHost: x\r\n"
                                "Content-Length: 1\r\n\r\nx";
-    struct server *upstream = start("");
+    struct server_process *upstream = start("");
     struct client *client = client_open(upstream);
     client_send(client, post, sizeof post - 1);
     struct answer answer = take_answer(client);
@@ -236,7 +237,7 @@ END_TEST
 /* A connection carries many requests, also those sent ahead. */
 START_TEST(test_requests_share_a_connection)
 {
-    struct server *upstream = start(_i == 0 ? "" : "--delay 20");
+    struct server_process *upstream = start(_i == 0 ? "" : "--delay 20");
     struct client *client = client_open(upstream);
     char target[32];
     for (int i = 0; i < 10; i++) {
@@ -256,7 +257,7 @@ END_TEST
 
 START_TEST(test_connection_close_is_obeyed)
 {
-    struct server *upstream = start(_i == 0 ? "" : "--delay 20");
+    struct server_process *upstream = start(_i == 0 ? "" : "--delay 20");
     struct client *client = client_open(upstream);
     size_t len = 0;
     say_request(client, "/?text=last", "Connection: close\r\n");
@@ -270,7 +271,7 @@ END_TEST
 /* A client that sends no more still gets what it asked for. */
 START_TEST(test_half_closed_client_is_answered)
 {
-    struct server *upstream = start(_i == 0 ? "" : "--delay 20");
+    struct server_process *upstream = start(_i == 0 ? "" : "--delay 20");
     struct client *client = client_open(upstream);
     size_t len = 0;
     say_request(client, "/?text=half", "");
@@ -288,7 +289,7 @@ START_TEST(test_delay_is_exact_for_each_request)
     enum { CLIENTS = 500, DELAY_MS = 300 };
     static struct client *clients[CLIENTS];
     static long long asked_ms[CLIENTS];
-    struct server *upstream = start("--delay 300.5");
+    struct server_process *upstream = start("--delay 300.5");
     long long late_ms = 0;
 
     for (int i = 0; i < CLIENTS; i++)
@@ -312,7 +313,8 @@ START_TEST(test_delay_is_exact_for_each_request)
 END_TEST
 
 /* Waits until the process has this many descriptors. */
-static void await_descriptors(const struct server *upstream, long count)
+static void await_descriptors(const struct server_process *upstream,
+                              long count)
 {
     long long deadline = now_ms() + PATIENCE_MS;
     while (server_holds(upstream).descriptors != count) {
@@ -327,7 +329,7 @@ START_TEST(test_clients_may_leave_while_they_wait)
 {
     enum { CLIENTS = 200 };
     static struct client *clients[CLIENTS];
-    struct server *upstream = start("--delay 100");
+    struct server_process *upstream = start("--delay 100");
     long before = server_holds(upstream).descriptors;
 
     for (int i = 0; i < CLIENTS; i++) {
@@ -352,7 +354,7 @@ START_TEST(test_signal_ends_it_with_answers_waiting)
 {
     enum { CLIENTS = 50 };
     static struct client *clients[CLIENTS];
-    struct server *upstream = start("--delay 3600000");
+    struct server_process *upstream = start("--delay 3600000");
     for (int i = 0; i < CLIENTS; i++) {
         clients[i] = client_open(upstream);
         say_request(clients[i], "/?text=1", "");
@@ -370,7 +372,7 @@ START_TEST(test_burst_of_connections_is_taken)
 {
     enum { CLIENTS = 900 };
     static struct client *clients[CLIENTS];
-    struct server *upstream = start("");
+    struct server_process *upstream = start("");
     long long begun = now_ms();
 
     ck_assert_int_eq(kill(upstream->pid, SIGSTOP), 0);
@@ -392,7 +394,7 @@ END_TEST
 
 START_TEST(test_ipv6)
 {
-    struct server *upstream =
+    struct server_process *upstream =
         server_start(NULL, "%s -l '[::1]:0'", kit_program("upstream"));
     ck_assert_str_eq(upstream->host, "::1");
     check_body(upstream, "/?text=six", "six", 3);
@@ -402,7 +404,7 @@ END_TEST
 
 START_TEST(test_port_taken_is_named)
 {
-    struct server *upstream = start("");
+    struct server_process *upstream = start("");
     char address[96];
     (void)snprintf(address, sizeof address, "%s:%s", upstream->host,
                    upstream->port);

@@ -39,7 +39,7 @@ static void check_refusal(const char *arguments, int status, const char *first,
  * and in a plain build the plain one. */
 START_TEST(test_program_has_the_sanitizer_of_its_tests)
 {
-    struct server *s = threadecho_start(NULL, "--echo");
+    struct server_process *s = threadecho_start(NULL, "--echo");
     const char *own = own_sanitizer();
     char path[64];
 
@@ -180,7 +180,7 @@ END_TEST
 
 START_TEST(test_second_server_does_not_share_the_port)
 {
-    struct server *s = threadecho_start(NULL, "--echo");
+    struct server_process *s = threadecho_start(NULL, "--echo");
     char arguments[64];
     char address[32];
 
@@ -197,7 +197,7 @@ START_TEST(test_port_can_be_taken_again_at_once)
     int port = free_port();
 
     for (int i = 0; i < 3; i++) {
-        struct server *s = server_start(
+        struct server_process *s = server_start(
             NULL, "%s --echo --listen 127.0.0.1:%d", threadecho(), port);
         struct client *c = client_open(s);
         ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
@@ -222,7 +222,7 @@ START_TEST(test_listens_on_each_kind_of_host)
         close(fd);
     if (hosts[_i][0] == '[' && !ipv6)
         return;
-    struct server *s =
+    struct server_process *s =
         server_start(NULL, "%s -e -l '%s:0'", threadecho(), hosts[_i]);
     struct client *c = client_open(s);
     ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
@@ -280,7 +280,7 @@ END_TEST
 
 START_TEST(test_closed_standard_streams_harm_nobody)
 {
-    struct server *s =
+    struct server_process *s =
         server_start(NULL, "%s --echo --listen 127.0.0.1:{port} <&- >&- 2>&-",
                      threadecho());
     struct client *c = client_open(s);
@@ -311,7 +311,7 @@ START_TEST(test_threads_have_their_scheduling)
     int count = 0;
 
     ck_assert_int_eq(sched_setscheduler(0, policies[_i][0], &none), 0);
-    struct server *s = threadecho_start(NULL, "--echo");
+    struct server_process *s = threadecho_start(NULL, "--echo");
     struct client *c = client_open(s);
     ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
     snprintf(path, sizeof path, "/proc/%d/task", (int)s->pid);
@@ -335,7 +335,7 @@ END_TEST
 
 START_TEST(test_long_log_line_is_cut)
 {
-    struct server *s = threadecho_start(
+    struct server_process *s = threadecho_start(
         NULL, "--upstream http://127.0.0.1:1/$(printf %%3000s | tr ' ' x)");
     char *log = server_log(s);
 
@@ -351,7 +351,8 @@ END_TEST
 
 START_TEST(test_verbose_logs_connections_and_errors_and_nothing_secret)
 {
-    struct server *s = threadecho_start(NULL, "--echo -v --max-line 20");
+    struct server_process *s =
+        threadecho_start(NULL, "--echo -v --max-line 20");
     struct client *c = client_open(s);
 
     ck_assert_str_eq(client_ask(c, "password"), "echo: password");
