@@ -197,7 +197,8 @@ static enum reason take_size_byte(struct response *response, char byte)
                                                       : REASON_BAD_HTTP;
     }
     if (response->state == CHUNK_SIZE_START ||
-        (response->state == CHUNK_SIZE && strchr(";\r\n", byte) == NULL) ||
+        (response->state == CHUNK_SIZE && strchr("; \t\r\n", byte) == NULL) ||
+        (response->state == CHUNK_BLANKS && strchr("; \t", byte) == NULL) ||
         (response->state == CHUNK_SIZE_LF && byte != '\n'))
         return REASON_BAD_HTTP;
     if (response->left > response->max_body)
@@ -208,8 +209,10 @@ static enum reason take_size_byte(struct response *response, char byte)
         response->state = response->left > 0 ? CHUNK_DATA : TRAILER_START;
     } else if (byte == '\r') {
         response->state = CHUNK_SIZE_LF;
-    } else {
+    } else if (byte == ';') {
         response->state = CHUNK_EXTENSION;
+    } else if (response->state == CHUNK_SIZE) {
+        response->state = CHUNK_BLANKS;
     }
     return REASON_NONE;
 }

@@ -27,6 +27,7 @@ struct response {
         UNSIZED_BODY, /* ended by the close */
         CHUNK_SIZE_START,
         CHUNK_SIZE,
+        CHUNK_BLANKS, /* before an extension */
         CHUNK_EXTENSION,
         CHUNK_SIZE_LF,
         CHUNK_DATA,
