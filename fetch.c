@@ -12,7 +12,6 @@
 #include "lib/response.h"
 #include "lib/slots.h"
 
-#include <ctype.h>
 #include <curl/curl.h>
 #include <errno.h>
 #include <stdint.h>
@@ -199,29 +198,6 @@ static void drop_if_unusable(struct handle *handle)
         drop_easy(handle);
 }
 
-/* Appends text percent-encoded, as RFC 3986 has it: all but unreserved bytes.
- * curl_easy_escape takes 3,000 instructions for what takes 300 here. Returns
- * false when memory is short. */
-static bool append_escaped(struct buffer *target, const char *text, size_t len)
-{
-    static const char hex[] = "0123456789ABCDEF";
-    size_t run = 0; /* bytes before text + i that need no encoding */
-    bool ok = true;
-
-    for (size_t i = 0; i < len && ok; i++) {
-        unsigned char byte = (unsigned char)text[i];
-        if (isalnum(byte) || memchr("-._~", byte, 4) != NULL) {
-            run++; /* in the C locale */
-            continue;
-        }
-        const char escape[] = {'%', hex[byte / 16], hex[byte % 16]};
-        ok = buffer_append(target, text + i - run, run) &&
-             buffer_append(target, escape, sizeof escape);
-        run = 0;
-    }
-    return ok && buffer_append(target, text + len - run, run);
-}
-
 /* Writes the request target for this text into the handle. Returns
  * REASON_NONE, REASON_LINE_TOO_LONG or REASON_NO_MEMORY. */
 static enum reason set_target(const struct fetcher *fetcher,
@@ -232,7 +208,7 @@ static enum reason set_target(const struct fetcher *fetcher,
 
     target->len = 0;
     if (!buffer_append(target, fetcher->target, strlen(fetcher->target)) ||
-        !append_escaped(target, text, len))
+        !buffer_append_escaped(target, text, len))
         return REASON_NO_MEMORY;
     if (target->len > MAX_TARGET)
         return REASON_LINE_TOO_LONG;

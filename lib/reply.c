@@ -5,6 +5,7 @@
  */
 #include "reply.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,6 +56,26 @@ bool buffer_append(struct buffer *buffer, const void *data, size_t len)
     memcpy(buffer->data + buffer->len, data, len);
     buffer->len += len;
     return true;
+}
+
+bool buffer_append_escaped(struct buffer *buffer, const char *text, size_t len)
+{
+    static const char hex[] = "0123456789ABCDEF";
+    size_t run = 0; /* bytes before text[i] that need no encoding */
+    bool ok = true;
+
+    for (size_t i = 0; i < len && ok; i++) {
+        unsigned char byte = (unsigned char)text[i];
+        if (isalnum(byte) || memchr("-._~", byte, 4) != NULL) {
+            run++; /* unreserved; isalnum is that of the C locale */
+            continue;
+        }
+        const char escape[] = {'%', hex[byte / 16], hex[byte % 16]};
+        ok = buffer_append(buffer, text + i - run, run) &&
+             buffer_append(buffer, escape, sizeof escape);
+        run = 0;
+    }
+    return ok && buffer_append(buffer, text + len - run, run);
 }
 
 bool reply_init(struct buffer *reply)

@@ -48,6 +48,12 @@ struct buffer {
  * short. */
 bool buffer_append(struct buffer *buffer, const void *data, size_t len);
 
+/* Appends text percent-encoded, all but RFC 3986's unreserved bytes. Returns
+ * false when memory is short; a part may then have been appended.
+ * (curl_easy_escape takes ten times the instructions.) */
+bool buffer_append_escaped(struct buffer *buffer, const char *text,
+                           size_t len);
+
 /* Bytes that hold any error reply, LF included. */
 #define ERROR_REPLY_SIZE 256
 

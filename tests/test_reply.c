@@ -209,6 +209,38 @@ START_TEST(test_reply_keeps_a_small_buffer)
 }
 END_TEST
 
+/* RFC 3986, section 2.3: each byte alone, and all of them in one text. */
+START_TEST(test_buffer_escapes_all_but_unreserved_bytes)
+{
+    static const char unreserved[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~";
+    struct buffer all = {0};
+    char text[256], expected[3 * 256 + 1] = "";
+    size_t len = 0;
+
+    for (int byte = 0; byte < 256; byte++) {
+        struct buffer one = {0};
+        bool plain = byte != 0 && strchr(unreserved, byte) != NULL;
+        char escape[4];
+
+        text[byte] = (char)byte;
+        snprintf(escape, sizeof escape, plain ? "%c" : "%%%02X", byte);
+        ck_assert(buffer_append_escaped(&one, &text[byte], 1));
+        ck_assert_uint_eq(one.len, strlen(escape));
+        ck_assert_mem_eq(one.data, escape, one.len);
+        free(one.data);
+        memcpy(expected + len, escape, strlen(escape));
+        len += strlen(escape);
+    }
+    ck_assert(buffer_append_escaped(&all, text, sizeof text));
+    ck_assert_uint_eq(all.len, len);
+    ck_assert_mem_eq(all.data, expected, len);
+    ck_assert(buffer_append_escaped(&all, "", 0));
+    ck_assert_uint_eq(all.len, len);
+    free(all.data);
+}
+END_TEST
+
 START_TEST(test_buffer_grows_at_the_end)
 {
     static const char much[4096];
@@ -256,6 +288,7 @@ static Suite *reply_suite(void)
     tcase_add_test(tests, test_reply_shrinks_after_a_long_body);
     tcase_add_test(tests, test_reply_keeps_a_small_buffer);
     tcase_add_test(tests, test_buffer_grows_at_the_end);
+    tcase_add_test(tests, test_buffer_escapes_all_but_unreserved_bytes);
     suite_add_tcase(suite, tests);
     return suite;
 }

@@ -17,7 +17,6 @@
 #include "../../lib/schedule.h"
 #include "peer.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
@@ -90,22 +89,13 @@ static enum reason dial(struct bare_connection *c)
  * short. */
 static bool write_request(struct bare_connection *c, const struct line *line)
 {
-    static const char hex[] = "0123456789ABCDEF";
     const struct origin *origin = c->origin;
     struct buffer *request = &c->reply;
 
     request->len = 0;
-    bool ok = buffer_append(request, origin->before, strlen(origin->before));
-    for (size_t i = 0; i < line->len && ok; i++) {
-        unsigned char byte = (unsigned char)line->text[i];
-        const char escaped[] = {'%', hex[byte >> 4], hex[byte & 15]};
-
-        if (isalnum(byte) || memchr("-._~", byte, 4) != NULL)
-            ok = buffer_append(request, &byte, 1);
-        else
-            ok = buffer_append(request, escaped, sizeof escaped);
-    }
-    return ok && buffer_append(request, origin->after, strlen(origin->after));
+    return buffer_append(request, origin->before, strlen(origin->before)) &&
+           buffer_append_escaped(request, line->text, line->len) &&
+           buffer_append(request, origin->after, strlen(origin->after));
 }
 
 /* Takes a line of the head, whole or in pieces. An upstream that announces the

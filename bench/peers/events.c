@@ -115,7 +115,7 @@ static size_t on_piece(char *data, size_t size, size_t count, void *connection)
 
 /* Makes an easy handle, with all that stays the same from fetch to fetch.
  * Returns NULL when memory is short. */
-static CURL *make_easy(struct loop_connection *c)
+static CURL *open_easy(struct loop_connection *c)
 {
     struct loop *loop = c->loop;
     CURL *easy = curl_easy_init();
@@ -152,18 +152,14 @@ static CURL *make_easy(struct loop_connection *c)
 
 /* Sets the request target for this line; the reply lends it its room. Returns
  * false when memory is short. */
-static bool set_target(struct loop_connection *c, const struct line *line)
+static bool choose_target(struct loop_connection *c, const struct line *line)
 {
     struct buffer *target = &c->reply; /* libcurl copies it */
 
     target->len = 0;
-    bool ok = buffer_append(target, c->loop->target.data, c->loop->target.len);
-    if (line->len > 0) { /* curl_easy_escape takes 0 to mean strlen */
-        char *text = curl_easy_escape(c->easy, line->text, (int)line->len);
-        ok = ok && text != NULL && buffer_append(target, text, strlen(text));
-        curl_free(text);
-    }
-    return ok && buffer_append(target, "", 1) &&
+    return buffer_append(target, c->loop->target.data, c->loop->target.len) &&
+           buffer_append_escaped(target, line->text, line->len) &&
+           buffer_append(target, "", 1) &&
            curl_easy_setopt(c->easy, CURLOPT_REQUEST_TARGET, target->data) ==
                CURLE_OK;
 }
@@ -174,8 +170,8 @@ static enum reason start_fetch(struct loop_connection *c,
                                const struct line *line)
 {
     if (c->easy == NULL)
-        c->easy = make_easy(c);
-    if (c->easy == NULL || !set_target(c, line))
+        c->easy = open_easy(c);
+    if (c->easy == NULL || !choose_target(c, line))
         return REASON_NO_MEMORY;
     reply_begin(&c->reply);
     response_begin(&c->response, &c->reply, PEER_MAX_BODY);
@@ -257,7 +253,7 @@ static void on_readable(evutil_socket_t fd, short what, void *connection)
 }
 
 /* Returns the reason for a fetch that libcurl ended with rc. */
-static enum reason failure_reason(const struct loop_connection *c, CURLcode rc)
+static enum reason reason_of(const struct loop_connection *c, CURLcode rc)
 {
     switch (rc) {
     case CURLE_OUT_OF_MEMORY:
@@ -307,7 +303,7 @@ static void finish_fetch(struct loop_connection *c, CURLcode rc)
     enum reason reason = c->reason;
 
     if (reason == REASON_NONE && rc != CURLE_OK)
-        reason = failure_reason(c, rc);
+        reason = reason_of(c, rc);
     else if (reason == REASON_NONE && !response_has_head(response))
         reason = REASON_CLOSED_EARLY; /* libcurl takes that for no body */
     else if (reason == REASON_NONE && !response_is_complete(response))
@@ -444,7 +440,7 @@ static void on_accept_again(evutil_socket_t fd, short what, void *arg)
 
 /* Parses the URL, and makes of it the request target up to the text. Returns
  * false when that cannot be done. */
-static bool set_url(struct loop *loop, const char *url)
+static bool parse_upstream(struct loop *loop, const char *url)
 {
     struct buffer *target = &loop->target;
     char *path = NULL, *query = NULL;
@@ -495,7 +491,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "events: cannot start\n");
         return 1;
     }
-    if (!set_url(&loop, peer.upstream)) {
+    if (!parse_upstream(&loop, peer.upstream)) {
         fprintf(stderr, "events: --upstream: not a URL\n");
         return 2;
     }
