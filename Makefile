@@ -44,9 +44,9 @@ $(LIB): $(patsubst %.c,$(BUILD)/%.o,$(wildcard lib/*.c))
 	$(AR) rcs $@ $^
 
 $(PROGRAM): $(BUILD)/server.o $(BUILD)/fetch.o $(LIB)
-	$(LINK) $(call pkg,--libs,libcurl)
+	$(LINK) $(call pkg,--libs,libcurl libssl)
 
-$(BUILD)/server.o $(BUILD)/fetch.o: private REQUIRED += \
+$(BUILD)/server.o $(BUILD)/fetch.o $(BUILD)/lib/tls.o: private REQUIRED += \
 	$(call pkg,--cflags,libcurl)
 
 $(BUILD)/%.o: %.c
@@ -85,7 +85,7 @@ $(BUILD)/peers/events: $(addprefix $(BUILD)/bench/peers/,events.o peer.o) \
 
 $(BUILD)/peers/processes: $(addprefix $(BUILD)/bench/peers/,processes.o \
 		peer.o) $(BUILD)/fetch.o $(LIB)
-	$(LINK) $(call pkg,--libs,libcurl)
+	$(LINK) $(call pkg,--libs,libcurl libssl)
 
 # Without modules, and with the cache here and not in the home directory. Its
 # path must be absolute, and may have a blank.
@@ -107,7 +107,7 @@ check: all bench $(TESTS) $(BUILD)/tests/shim.so
 	tests/run $(BUILD) $(PROGRAM) $(TESTS)
 
 $(TESTS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_PARTS) $(LIB)
-	$(LINK) $(call pkg,--libs,check,check) $(call pkg,--libs,libcurl)
+	$(LINK) $(call pkg,--libs,check,check) $(call pkg,--libs,libcurl libssl)
 
 # It is preloaded into servers that are built without a sanitizer only.
 $(BUILD)/tests/shim.so: tests/shim.c

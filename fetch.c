@@ -9,18 +9,23 @@
  * SPDX-License-Identifier: MIT
  */
 #include "fetch.h"
+#include "lib/clock.h"
+#include "lib/log.h"
 #include "lib/response.h"
 #include "lib/slots.h"
+#include "lib/tls.h"
 
 #include <curl/curl.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 
 /* A longer request target is refused, in bytes: libcurl takes no more than
- * 1 MiB for the whole request, and reports the rest as a lack of memory. */
+ * 1 MiB for the whole request, and reports anything longer as out of memory.
+ */
 #define MAX_TARGET (1024 * 1024 - 16 * 1024)
 
 /* A longer request target is not kept from one fetch to the next, in bytes. */
@@ -38,20 +43,27 @@
 #define SMALL_BUFFER 1024L
 #define LARGE_BUFFER 16384L
 
-/* An easy handle that has connected this often is dropped, see there. */
+/* An easy handle that has connected this often is dropped, see
+ * count_connects. */
 #define MAX_CONNECTS 5
+
+/* No connection is kept for this long after an upstream has sent something
+ * that nobody asked for. */
+#define DISTRUST_MS 60000
 
 /* A place in the pool. Its easy handle is made when it is first used. */
 struct handle {
     CURL *easy;
     long connects;                 /* that it has made */
     bool large;                    /* it has the large receive buffer */
+    bool openssl;                  /* as in the fetcher */
     struct buffer target;          /* of the request: path, query and a NUL */
     char message[CURL_ERROR_SIZE]; /* libcurl's, about a failed transfer */
 
     /* The transfer that is running. */
     struct response response;
     bool in_line;       /* the last piece of the head had no LF */
+    bool close_notify;  /* TLS: the upstream has ended its output itself */
     enum reason reason; /* why a callback ended it, or REASON_NONE */
 };
 
@@ -64,10 +76,12 @@ struct fetcher {
     long connect_timeout_ms;
     size_t max_body;
     bool keepalive;
+    bool openssl;                  /* TLS to the upstream, by OpenSSL */
+    atomic_llong distrusted_until; /* monotonic ms; 0: never yet */
     struct curl_slist *headers;
     struct handle *handles;
     unsigned handle_count;
-    struct slots slots; /* who has which handle */
+    struct slots slots; /* which handles are in use */
 };
 
 /*
@@ -86,6 +100,15 @@ static void *allocate_zeroed(size_t count, size_t size)
     return data != NULL ? memset(data, 0, count * size) : NULL;
 }
 
+/* Notes at the end of a response over TLS whether more has come with it. */
+static void note_tls_surplus(struct handle *handle)
+{
+    if (response_is_complete(&handle->response) &&
+        !response_ends_by_close(&handle->response) &&
+        tls_has_more(handle->easy))
+        handle->response.surplus = true;
+}
+
 /* libcurl's write callback: takes the body. With CURLOPT_HEADER it sees each
  * line of the head as well, before libcurl stores it. */
 static size_t on_data(char *data, size_t size, size_t count, void *arg)
@@ -97,6 +120,8 @@ static size_t on_data(char *data, size_t size, size_t count, void *arg)
         return 0;
     if (response_has_head(&handle->response)) {
         handle->reason = response_take(&handle->response, data, len);
+        if (handle->openssl)
+            note_tls_surplus(handle);
     } else {
         /* libcurl before 8.1.0 joins a line that begins with a blank to the
          * header before it, and after the status line that is one of the
@@ -118,6 +143,8 @@ static size_t on_header(char *data, size_t size, size_t count, void *arg)
 
     if (len > 0 && data[len - 1] == '\n') /* else the upstream cut it off */
         handle->reason = response_take(&handle->response, data, len);
+    if (handle->openssl)
+        note_tls_surplus(handle);
     return handle->reason == REASON_NONE ? len : CURL_WRITEFUNC_ERROR;
 }
 
@@ -126,6 +153,7 @@ static CURL *make_easy(const struct fetcher *fetcher, struct handle *handle)
 {
     CURL *easy = curl_easy_init();
     CURLcode rc = easy != NULL ? CURLE_OK : CURLE_OUT_OF_MEMORY;
+    handle->openssl = fetcher->openssl;
 
 #define SET(option, value)                                                    \
     if (rc == CURLE_OK)                                                       \
@@ -151,6 +179,8 @@ static CURL *make_easy(const struct fetcher *fetcher, struct handle *handle)
     SET(CURLOPT_HEADERFUNCTION, on_header);
     SET(CURLOPT_HEADERDATA, handle);
     SET(CURLOPT_ERRORBUFFER, handle->message);
+    if (rc == CURLE_OK && fetcher->openssl)
+        rc = tls_watch_close(easy, &handle->close_notify);
     if (fetcher->cacert != NULL) {
         SET(CURLOPT_CAINFO, fetcher->cacert);
         SET(CURLOPT_CAPATH, NULL); /* nor the system's, built in */
@@ -178,15 +208,29 @@ static void drop_easy(struct handle *handle)
     handle->large = false;
 }
 
+/* Keeps no connection for a while. A response does not name its request, so
+ * once one was sent that nobody asked for, each later one may be another
+ * request's; and on a busy connection the look before a request comes too
+ * early to see it. */
+static void distrust(struct fetcher *fetcher)
+{
+    if (atomic_exchange(&fetcher->distrusted_until, clock_ms() + DISTRUST_MS) <
+        clock_ms())
+        log_line("the upstream sent what nobody asked for: keeping no "
+                 "connection for %d s",
+                 DISTRUST_MS / 1000);
+}
+
 /*
  * Drops the easy handle if its kept connection cannot be used: the upstream
  * has closed it, or has sent something that nobody asked for, such as a second
  * response or the notice before a close. libcurl would take that for the
  * response to the next request. TLS records that arrive while a connection is
- * idle cost it, too.
+ * idle make it unusable, too, but may be tickets.
  */
-static void drop_if_unusable(struct handle *handle)
+static void drop_if_unusable(struct fetcher *fetcher, struct handle *handle)
 {
+    long long distrusted_until = atomic_load(&fetcher->distrusted_until);
     curl_socket_t fd;
     char byte;
 
@@ -194,7 +238,11 @@ static void drop_if_unusable(struct handle *handle)
             CURLE_OK ||
         fd == CURL_SOCKET_BAD)
         return; /* it has no connection */
-    if (recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0 || errno != EAGAIN)
+    ssize_t n = recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (n > 0 && !fetcher->openssl)
+        distrust(fetcher);
+    if (n >= 0 || errno != EAGAIN ||
+        (distrusted_until != 0 && clock_ms() < distrusted_until))
         drop_easy(handle);
 }
 
@@ -243,7 +291,7 @@ static void count_connects(const struct fetcher *fetcher,
 }
 
 /* Chooses the receive buffer for the next response by the size of this one's
- * body, in bytes: who sent much once will do so again. */
+ * body, in bytes: a large one is usually followed by another. */
 static void choose_buffer(struct handle *handle, size_t size)
 {
     bool large = size > SMALL_BUFFER;
@@ -258,7 +306,7 @@ static void choose_buffer(struct handle *handle, size_t size)
  * failure of TLS: an alert after the handshake, as TLS 1.3 sends it where a
  * client certificate is missing, or a record that does not decrypt. A TLS
  * connection that was cut off is reported by the same library. */
-static bool tells_of_tls(const char *message)
+static bool is_tls_failure(const char *message)
 {
     return strstr(message, "alert") != NULL ||
            (strstr(message, "SSL routines") != NULL &&
@@ -271,22 +319,23 @@ static enum reason failure_reason(const struct handle *handle, CURLcode rc)
     curl_off_t first_byte = 0; /* microseconds; 0 while there is none */
     long os_errno = 0;
 
+    if (curl_easy_getinfo(handle->easy, CURLINFO_STARTTRANSFER_TIME_T,
+                          &first_byte) != CURLE_OK)
+        first_byte = 0;
     switch (rc) {
     case CURLE_OUT_OF_MEMORY:
         /* Once the response has begun, this is what libcurl calls a line of
          * more than CURL_MAX_HTTP_HEADER bytes in its head. The one thing
          * that takes more memory then, the body, is on_data's. */
-        if (curl_easy_getinfo(handle->easy, CURLINFO_STARTTRANSFER_TIME_T,
-                              &first_byte) == CURLE_OK &&
-            first_byte > 0)
-            return REASON_BAD_HTTP;
-        return REASON_NO_MEMORY;
+        return first_byte > 0 ? REASON_BAD_HTTP : REASON_NO_MEMORY;
     case CURLE_COULDNT_CONNECT:
-        if (curl_easy_getinfo(handle->easy, CURLINFO_OS_ERRNO, &os_errno) ==
-                CURLE_OK &&
-            os_errno == EADDRNOTAVAIL)
+        if (curl_easy_getinfo(handle->easy, CURLINFO_OS_ERRNO, &os_errno) !=
+            CURLE_OK)
+            return REASON_REFUSED;
+        if (os_errno == EADDRNOTAVAIL)
             return REASON_NO_PORT;
-        return REASON_REFUSED;
+        /* No attempt to connect has failed: there was no socket for it. */
+        return os_errno != 0 ? REASON_REFUSED : REASON_FAILED;
     case CURLE_COULDNT_RESOLVE_HOST:
         return REASON_NOT_FOUND;
     case CURLE_OPERATION_TIMEDOUT:
@@ -301,8 +350,8 @@ static enum reason failure_reason(const struct handle *handle, CURLcode rc)
          * and a TLS connection that was cut off sets none. */
         if (strstr(handle->message, "chunk") != NULL)
             return REASON_BAD_HTTP;
-        return tells_of_tls(handle->message) ? REASON_TLS_FAILED
-                                             : REASON_CLOSED_EARLY;
+        return is_tls_failure(handle->message) ? REASON_TLS_FAILED
+                                               : REASON_CLOSED_EARLY;
     case CURLE_UNSUPPORTED_PROTOCOL: /* HTTP/0.9 */
     case CURLE_WEIRD_SERVER_REPLY:
     case CURLE_BAD_CONTENT_ENCODING: /* a Transfer-Encoding but chunked */
@@ -315,8 +364,8 @@ static enum reason failure_reason(const struct handle *handle, CURLcode rc)
     case CURLE_SSL_CERTPROBLEM:
     case CURLE_SSL_ENGINE_INITFAILED:
         return REASON_TLS_FAILED;
-    default:
-        return REASON_FAILED;
+    default: /* such as a field that libcurl cannot store */
+        return first_byte > 0 ? REASON_BAD_HTTP : REASON_FAILED;
     }
 }
 
@@ -334,6 +383,9 @@ static enum reason transfer_reason(const struct handle *handle, CURLcode rc)
         reason = REASON_CLOSED_EARLY;
     else if (reason == REASON_NONE && !response_is_complete(response))
         reason = REASON_BAD_HTTP;
+    else if (reason == REASON_NONE && handle->openssl &&
+             response_ends_by_close(response) && !handle->close_notify)
+        reason = REASON_CLOSED_EARLY;
     if ((reason == REASON_NONE || reason == REASON_TOO_LARGE) &&
         response->status / 100 != 2)
         reason = REASON_RETURNED;
@@ -341,14 +393,14 @@ static enum reason transfer_reason(const struct handle *handle, CURLcode rc)
 }
 
 /* One fetch on one handle; returns what fetch returns. */
-static enum reason transfer(const struct fetcher *fetcher,
-                            struct handle *handle, const char *text,
-                            size_t len, struct buffer *body, long *http_status)
+static enum reason transfer(struct fetcher *fetcher, struct handle *handle,
+                            const char *text, size_t len, struct buffer *body,
+                            long *http_status)
 {
     const size_t body_start = body->len;
 
     if (handle->easy != NULL)
-        drop_if_unusable(handle);
+        drop_if_unusable(fetcher, handle);
     if (handle->easy == NULL)
         handle->easy = make_easy(fetcher, handle);
     if (handle->easy == NULL)
@@ -357,7 +409,7 @@ static enum reason transfer(const struct fetcher *fetcher,
     if (reason != REASON_NONE)
         return reason;
     response_begin(&handle->response, body, fetcher->max_body);
-    handle->in_line = false;
+    handle->in_line = handle->close_notify = false;
     handle->reason = REASON_NONE;
 
     CURLcode rc = curl_easy_perform(handle->easy);
@@ -367,7 +419,9 @@ static enum reason transfer(const struct fetcher *fetcher,
     choose_buffer(handle, body->len - body_start);
     if (reason != REASON_NONE)
         body->len = body_start;
-    if (rc == CURLE_OK && !handle->response.surplus &&
+    if (handle->response.surplus)
+        distrust(fetcher);
+    if (rc == CURLE_OK && response_allows_reuse(&handle->response) &&
         (reason == REASON_NONE || reason == REASON_RETURNED))
         count_connects(fetcher, handle);
     else /* its connection is closed, or should be */
@@ -472,6 +526,8 @@ static const char *set_url(struct fetcher *fetcher, const char *text)
     const char *error = check_url(fetcher->url);
     if (error == NULL && !(make_target(fetcher) && make_shown(fetcher)))
         error = "out of memory";
+    fetcher->openssl = error == NULL && tls_is_openssl() &&
+                       strncmp(fetcher->shown, "https:", 6) == 0;
     return error;
 }
 

@@ -25,7 +25,7 @@ void response_begin(struct response *response, struct buffer *body,
     };
 }
 
-/* Returns whether the byte may stand in a field name. */
+/* Returns whether the byte is allowed in a field name. */
 static bool is_token_byte(char byte)
 {
     return isalnum((unsigned char)byte) != 0 || /* in the C locale */
@@ -48,6 +48,7 @@ static enum reason take_status_line(struct response *response,
     const char *digits = line + pattern_len - 3;
     response->status =
         (digits[0] - '0') * 100L + (digits[1] - '0') * 10L + (digits[2] - '0');
+    response->old = line[pattern_len - strlen("d ddd")] == '0';
     response->state = FIRST_FIELD;
     return response->status >= 100 ? REASON_NONE : REASON_BAD_HTTP;
 }
@@ -286,7 +287,8 @@ static enum reason take_chunked(struct response *response, const char *data,
         data += used;
         len -= used;
     }
-    response->surplus = response->surplus || len > 0;
+    if (response->state == COMPLETE && len > 0)
+        response->surplus = true;
     return reason;
 }
 
@@ -324,4 +326,17 @@ bool response_has_head(const struct response *response)
 bool response_is_complete(const struct response *response)
 {
     return response->state == COMPLETE || response->state == UNSIZED_BODY;
+}
+
+bool response_ends_by_close(const struct response *response)
+{
+    return response->state == UNSIZED_BODY;
+}
+
+bool response_allows_reuse(const struct response *response)
+{
+    bool doubtful =
+        response->chunked && (response->length >= 0 || response->old);
+
+    return !response->surplus && !doubtful;
 }

@@ -1,10 +1,10 @@
 /*
  * response.h - one HTTP/1.x response, read strictly (RFC 9112)
  *
- * An HTTP library forgives much: a length that is no number, a chunk size that
- * ends in junk. What it makes of that can be a part of the body, or somebody
- * else's. So each byte of a response passes through here as well, and whatever
- * is not well formed is refused.
+ * An HTTP library is lenient: it takes a length that is no number, a chunk
+ * size that ends in junk. The result can be a part of the body, or of another
+ * response. So each byte of a response passes through here as well, and
+ * whatever is not well formed is refused.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -45,6 +45,7 @@ struct response {
     bool chunked;        /* Transfer-Encoding */
     bool framing;        /* the last field was one of these two */
     bool bare_lf;        /* the chunk's size line had no CR */
+    bool old;            /* HTTP/1.0 */
     bool surplus;        /* more bytes came after the end of the body */
     size_t head_size;    /* bytes of heads and trailers so far */
     size_t line_size;    /* bytes of a chunk's size line so far */
@@ -77,7 +78,16 @@ bool response_awaits_first_field(const struct response *response);
 bool response_has_head(const struct response *response);
 
 /* Returns whether the response is complete when the transport reports its end
- * in good order. */
+ * without an error. */
 bool response_is_complete(const struct response *response);
+
+/* Returns whether the response is complete only when the connection is closed,
+ * and closed on purpose. */
+bool response_ends_by_close(const struct response *response);
+
+/* Returns whether the connection may be used again: nothing came after the
+ * end of the response, and its framing leaves no doubt where that is (RFC
+ * 9112, section 6.1). */
+bool response_allows_reuse(const struct response *response);
 
 #endif
