@@ -55,7 +55,7 @@ struct server {
 };
 
 /* Sends all of it, in one call unless that is interrupted. Returns false when
- * the client is gone, or has taken nothing for SEND_TIMEOUT_MS. */
+ * the client is gone, or has not taken all within SEND_TIMEOUT_MS. */
 static bool write_all(int fd, const char *data, size_t len)
 {
     long long deadline = clock_ms() + SEND_TIMEOUT_MS;
@@ -211,7 +211,7 @@ static void accept_clients(struct server *server)
         wait_ms = rejects_sweep(server->rejects);
     }
 
-    /* Who is connected already is served what was sent until now. */
+    /* Clients already connected get replies to what they have sent. */
     int error = 0;
     for (int i = 0; i < ACCEPT_LAST && error != EAGAIN &&
                     is_transient_accept_error(error);
@@ -248,13 +248,13 @@ static void *signal_thread(void *arg)
     }
 }
 
-/* Decides what becomes of each signal, before the first thread starts. Returns
+/* Sets how each signal is handled, before the first thread starts. Returns
  * 0 or an errno value. */
 static int set_signals(struct server *server)
 {
     struct sigaction hangup;
 
-    if (signal(SIGPIPE, SIG_IGN) == SIG_ERR || /* send and write say it */
+    if (signal(SIGPIPE, SIG_IGN) == SIG_ERR || /* send and write report it */
         sigaction(SIGHUP, NULL, &hangup) != 0)
         return errno;
     sigemptyset(&server->signals);
@@ -311,7 +311,7 @@ static int start(struct server *server)
     if (status != 0)
         return status;
 
-    int error = schedule_in_turn();
+    int error = set_batch_scheduling();
     if (error != 0)
         log_line("warning: cannot set SCHED_BATCH: %s", strerror(error));
     error = connections_init(&server->connections, server->limits.connections);

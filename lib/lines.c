@@ -168,7 +168,7 @@ static enum received await_input(struct reader *reader)
     return OVERDUE;
 }
 
-/* Receives what has come, waiting for it first. */
+/* Receives the bytes that have arrived, waiting for them first. */
 static enum received receive(struct reader *reader)
 {
     size_t room;

@@ -80,7 +80,7 @@ struct rejects *rejects_create(long max)
     return NULL;
 }
 
-/* Closes one; the next younger takes its place. */
+/* Closes one; later entries move up. */
 static void close_reject(struct rejects *rejects, long i)
 {
     struct reject *place = &rejects->oldest_first[i];
@@ -134,15 +134,16 @@ static void close_fd(struct rejects *rejects, int fd)
 
 int rejects_sweep(struct rejects *rejects)
 {
-    struct epoll_event heard[16];
+    struct epoll_event events[16];
 
     if (rejects->count == 0)
         return -1;
-    int n = epoll_wait(rejects->epoll, heard, sizeof heard / sizeof heard[0],
-                       0); /* what is left over is reported next time */
+    int n =
+        epoll_wait(rejects->epoll, events, sizeof events / sizeof events[0],
+                   0); /* what is left over is reported next time */
     for (int i = 0; i < n; i++)
-        if (has_closed(heard[i].data.fd))
-            close_fd(rejects, heard[i].data.fd);
+        if (has_closed(events[i].data.fd))
+            close_fd(rejects, events[i].data.fd);
     long long now = clock_ms();
     while (rejects->count > 0 && rejects->oldest_first[0].deadline <= now)
         close_reject(rejects, 0);

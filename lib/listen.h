@@ -10,9 +10,9 @@
 #include <sys/socket.h>
 
 #define HOST_SIZE 256   /* bytes of a host name with its NUL */
-#define ADDRESS_SIZE 64 /* bytes of a numeric address and port, and a NUL */
+#define ADDRESS_SIZE 80 /* bytes of a numeric address and port, and a NUL */
 
-/* A send to a client fails when it takes nothing for this long. */
+/* A send to a client fails when it has not taken all within this. */
 #define SEND_TIMEOUT_MS 10000
 
 /* Splits HOST:PORT or [HOST]:PORT; an empty HOST is allowed. Returns whether

@@ -46,7 +46,7 @@ void log_line(const char *format, ...)
         len = most;
     text[len++] = '\n';
     if (poll(&log, 1, WAIT_MS) > 0 && write(log.fd, text, len) < 0)
-        return; /* dropped: nobody else could be told */
+        return; /* dropped: there is nowhere to report it */
 }
 
 bool log_allowed(long long *last)

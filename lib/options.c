@@ -8,6 +8,7 @@
 #include "log.h"
 #include "values.h"
 
+#include <ctype.h>
 #include <getopt.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -81,6 +82,10 @@ const char *hide_password(const char *text, char *copy, size_t size)
         snprintf(copy, size, "%s", text);
     else
         snprintf(copy, size, "%.*s***%s", (int)scheme, text, at);
+    /* A line break would forge a line of the log. */
+    for (char *byte = copy; *byte != '\0'; byte++)
+        if (iscntrl((unsigned char)*byte))
+            *byte = '?';
     return copy;
 }
 
@@ -160,14 +165,15 @@ static void log_mistake(int result, const char *word)
     else if (name_len == strcspn(word, "="))
         log_line("unrecognized or ambiguous option '%.*s'", (int)name_len,
                  word);
-    else /* a URL may have lost its blank */
+    else /* a URL may lack the blank before it */
         log_line("unrecognized or ambiguous option '%s'",
                  hide_password(word, shown, sizeof shown));
 }
 
 bool parse_options(int argc, char **argv, struct options *options)
 {
-    char letters[2 * ROWS + 2] = ":"; /* so that ':' is returned, too */
+    char letters[2 * ROWS + 2] =
+        ":"; /* makes getopt return ':' for a missing argument */
     struct option names[ROWS + 1] = {0};
     char shown[SHOWN_SIZE];
     size_t len = strlen(letters);

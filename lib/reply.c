@@ -138,7 +138,7 @@ void reply_shrink(struct buffer *reply)
         return;
     char *data = realloc(reply->data, ERROR_REPLY_SIZE);
     if (data == NULL)
-        return; /* the larger one serves as well */
+        return; /* the larger one still works */
     reply->data = data;
     reply->size = ERROR_REPLY_SIZE;
 }

@@ -9,7 +9,7 @@
 #include <errno.h>
 #include <sched.h>
 
-int schedule_in_turn(void)
+int set_batch_scheduling(void)
 {
     const struct sched_param none = {.sched_priority = 0};
 

@@ -14,6 +14,6 @@
  * behind it: a convoy. docs/bench.md has the figures. Any other policy, which
  * somebody has chosen, is left alone. Returns 0 or an errno value.
  */
-int schedule_in_turn(void);
+int set_batch_scheduling(void);
 
 #endif

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 #define BITS 64      /* of a word of the map */
-#define NO_SLOT (-1) /* in the place of a slot's number */
+#define NO_SLOT (-1) /* instead of a slot's number */
 
 /* A thread in line. It lives on that thread's stack. */
 struct waiter {
@@ -59,7 +59,7 @@ static long take_any(struct slots *slots, unsigned preferred)
             continue;
         }
         unsigned slot = word * BITS + (unsigned)__builtin_ctzll(~held);
-        if (take(slots, slot)) /* else another thread was faster */
+        if (take(slots, slot)) /* else another thread took it */
             return slot;
     }
     return NO_SLOT;

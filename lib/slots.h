@@ -27,7 +27,7 @@ struct slots {
 };
 
 /* Prepares the slots 0 to count - 1. Returns false when memory is short;
- * slots_free is right then, too. */
+ * slots_free may be called then as well. */
 bool slots_init(struct slots *slots, unsigned count);
 
 /* Frees what it holds. No thread may hold a slot or wait for one. */

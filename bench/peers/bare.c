@@ -313,7 +313,7 @@ int main(int argc, char **argv)
                         "not found\n");
         return 2;
     }
-    int error = schedule_in_turn();
+    int error = set_batch_scheduling();
     if (error != 0)
         peer_complain("bare: cannot set SCHED_BATCH", error);
     error = pthread_attr_init(&attr);

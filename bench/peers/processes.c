@@ -89,7 +89,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "processes: --upstream: %s\n", error);
         return 2;
     }
-    int rc = schedule_in_turn();
+    int rc = set_batch_scheduling();
     if (rc != 0)
         peer_complain("processes: cannot set SCHED_BATCH", rc);
     if (signal(SIGCHLD, SIG_IGN) == SIG_ERR) { /* the kernel reaps them */
