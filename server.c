@@ -327,19 +327,18 @@ static int start(struct server *server)
     if (error == 0 &&
         (server->rejects == NULL || pipe2(server->stop_pipe, O_CLOEXEC) != 0))
         error = errno;
-    if (error == 0) {
-        server->listener =
-            open_listener(options->listen, SOCK_NONBLOCK, server->bound, &why);
-        if (server->listener < 0) {
-            log_line("cannot listen on %s: %s", options->listen, why);
-            return 1;
-        }
+    if (error == 0) /* from here on a signal can end the process */
         error = pthread_create(&server->signal_thread, NULL, signal_thread,
                                server);
-    }
-    if (error != 0)
+    if (error != 0) {
         log_line("cannot start: %s", strerror(error));
-    return error == 0 ? 0 : 1;
+        return 1;
+    }
+    server->listener =
+        open_listener(options->listen, SOCK_NONBLOCK, server->bound, &why);
+    if (server->listener < 0)
+        log_line("cannot listen on %s: %s", options->listen, why);
+    return server->listener >= 0 ? 0 : 1;
 }
 
 /* Drains the connections, prints the summary and frees what is left. */
