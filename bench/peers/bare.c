@@ -174,8 +174,8 @@ static enum reason read_response(struct bare_connection *c, long long deadline)
 static bool is_reusable(const struct bare_connection *c, enum reason reason)
 {
     return (reason == REASON_NONE || reason == REASON_RETURNED) &&
-           c->response.state == COMPLETE && !c->response.surplus &&
-           !c->closing;
+           c->response.state == COMPLETE &&
+           response_allows_reuse(&c->response) && !c->closing;
 }
 
 /*
