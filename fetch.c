@@ -214,8 +214,9 @@ static void drop_easy(struct handle *handle)
  * early to see it. */
 static void distrust(struct fetcher *fetcher)
 {
-    if (atomic_exchange(&fetcher->distrusted_until, clock_ms() + DISTRUST_MS) <
-        clock_ms())
+    if (fetcher->keepalive &&
+        atomic_exchange(&fetcher->distrusted_until, clock_ms() + DISTRUST_MS) <
+            clock_ms())
         log_line("the upstream sent what nobody asked for: keeping no "
                  "connection for %d s",
                  DISTRUST_MS / 1000);
