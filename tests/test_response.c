@@ -85,16 +85,21 @@ static enum outcome take(const char *data, size_t len, size_t cut,
     ck_assert_uint_ge(body.len, 4);
     ck_assert_uint_le(body.len, 4 + MAX_BODY);
     ck_assert_mem_eq(body.data, "kept", 4);
+    if (reason != REASON_NONE) /* what was not read may be no surplus */
+        ck_assert(!response.surplus);
     if (reason == REASON_BAD_HTTP)
         return BAD;
     if (reason == REASON_TOO_LARGE)
         return LARGE;
     ck_assert_int_eq(reason, REASON_NONE);
-    if (!response_is_complete(&response))
+    if (!response_is_complete(&response)) {
+        ck_assert(!response.surplus);
+        ck_assert(!response_ends_by_close(&response));
         return CUT;
-    if (response.surplus)
-        return SURPLUS;
-    return response.state == COMPLETE ? WHOLE : UNSIZED;
+    }
+    if (response_ends_by_close(&response))
+        return UNSIZED;
+    return response.surplus ? SURPLUS : WHOLE;
 }
 
 static void expect_body(const char *text)
@@ -837,6 +842,56 @@ START_TEST(test_long_lines_of_a_chunked_body_are_refused)
 END_TEST
 
 /*
+ * Connections
+ */
+
+#define OLD "HTTP/1.0 200 OK\r\n"
+#define CODING "Transfer-Encoding: chunked\r\n"
+#define CHUNKS "3\r\nabc\r\n0\r\n\r\n"
+
+/* Nothing came after the response, and there is no doubt where it ends. */
+START_TEST(test_connection_is_used_again_where_the_framing_is_plain)
+{
+    static const struct {
+        const char *text;
+        bool reuse;
+    } rows[] = {
+        {LENGTH_3 "abc", true},
+        {OK "Content-Length: 0\r\n\r\n", true},
+        {OLD "Content-Length: 3\r\n\r\nabc", true},
+        {CHUNKED CHUNKS, true},
+        {CHUNKED "3\r\nabc\r\n0\r\nContent-Length: 3\r\n\r\n", true},
+        {"HTTP/1.1 204 x\r\n\r\n", true},
+        {"HTTP/1.1 404 x\r\nContent-Length: 3\r\n\r\nabc", true},
+        /* A coding beside a length, or from before there were codings. */
+        {OK CODING "Content-Length: 3\r\n\r\n" CHUNKS, false},
+        {OK "Content-Length: 3\r\n" CODING "\r\n" CHUNKS, false},
+        {OK "Content-Length: 0\r\n" CODING "\r\n" CHUNKS, false},
+        {OLD CODING "\r\n" CHUNKS, false},
+        {OLD "Connection: keep-alive\r\n" CODING "\r\n" CHUNKS, false},
+        /* The final response counts, and no interim one. */
+        {"HTTP/1.0 100 x\r\n\r\n" CHUNKED CHUNKS, true},
+        {"HTTP/1.1 103 x\r\nContent-Length: 3\r\n\r\n" CHUNKED CHUNKS, true},
+        {"HTTP/1.1 103 x\r\n" CODING "\r\n" LENGTH_3 "abc", true},
+        {"HTTP/1.1 100 x\r\n\r\n" OLD CODING "\r\n" CHUNKS, false},
+        /* More than the response. */
+        {LENGTH_3 "abc\n", false},
+        {LENGTH_3 "abc" LENGTH_3 "abc", false},
+        {CHUNKED CHUNKS "x", false},
+        {"HTTP/1.1 204 x\r\n\r\nabc", false},
+    };
+
+    for (int i = 0; i < COUNT(rows); i++) {
+        enum outcome got = take(rows[i].text, strlen(rows[i].text), 0, 0);
+        ck_assert_msg(got == WHOLE || got == SURPLUS, "%s: %s", rows[i].text,
+                      outcomes[got]);
+        ck_assert_msg(response_allows_reuse(&response) == rows[i].reuse, "%s",
+                      rows[i].text);
+    }
+}
+END_TEST
+
+/*
  * Memory
  */
 
@@ -913,5 +968,9 @@ int main(void)
     tcase_add_test(chunked, test_last_chunk_is_any_that_is_zero);
     tcase_add_loop_test(chunked, test_chunks_are_joined, 0, COUNT(chunks));
     tcase_add_test(chunked, test_long_lines_of_a_chunked_body_are_refused);
+
+    TCase *connections = add_case(suite, "connections");
+    tcase_add_test(connections,
+                   test_connection_is_used_again_where_the_framing_is_plain);
     return run_suite(suite) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
