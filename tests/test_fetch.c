@@ -14,6 +14,7 @@
 
 #include <pthread.h>
 #include <semaphore.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -31,6 +32,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -40,6 +42,9 @@
 #define OK "HTTP/1.1 200 OK\r\n"
 #define CHUNKED OK "Transfer-Encoding: chunked\r\n\r\n"
 #define LENGTH_3 OK "Content-Length: 3\r\n\r\n"
+#define OLD "HTTP/1.0 200 OK\r\n"
+#define CODING "Transfer-Encoding: chunked\r\n"
+#define CHUNKS "3\r\nabc\r\n0\r\n\r\n"
 
 #define X64 "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
 #define X256 X64 X64 X64 X64
@@ -91,6 +96,20 @@ int connect(int fd, __CONST_SOCKADDR_ARG address, socklen_t len)
     return errno != 0 ? -1 : next(fd, address, len);
 }
 
+/* The log: the last line, and how many there were. */
+static char logged[256];
+static atomic_int logged_lines;
+
+void log_line(const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(logged, sizeof logged, format, args);
+    va_end(args);
+    atomic_fetch_add(&logged_lines, 1);
+}
+
 /*
  * Upstreams that say what a script has for them
  */
@@ -108,6 +127,7 @@ struct unasked {
     bool closes;
     bool at_once; /* together with the answer, and not when that was taken */
     bool chunked; /* the answer */
+    bool once;    /* after the first answer only */
 };
 
 struct scripted_upstream {
@@ -117,6 +137,7 @@ struct scripted_upstream {
     int port;
     int stop[2]; /* a pipe; its write end is closed to stop */
     pthread_t thread;
+    atomic_int connections;
     atomic_int requests;
     const char *const *answers; /* see converse_in_turn */
     struct unasked unasked;     /* see converse_unasked */
@@ -197,21 +218,22 @@ static void converse_in_turn(struct scripted_upstream *upstream, int fd)
 }
 
 /* Answers each request with its number, of three digits, and then says more
- * without being asked. */
+ * without being asked, or only after the first. */
 static void converse_unasked(struct scripted_upstream *upstream, int fd)
 {
     const struct unasked *unasked = &upstream->unasked;
     char text[512];
 
     while (upstream_reads(upstream, fd)) {
+        int number = atomic_load(&upstream->requests);
+        bool more = number == 1 || !unasked->once;
         snprintf(text, sizeof text, "%s%03d%s%s",
-                 unasked->chunked ? CHUNKED "3\r\n" : LENGTH_3,
-                 atomic_load(&upstream->requests),
+                 unasked->chunked ? CHUNKED "3\r\n" : LENGTH_3, number,
                  unasked->chunked ? "\r\n0\r\n\r\n" : "",
-                 unasked->at_once ? unasked->text : "");
+                 more && unasked->at_once ? unasked->text : "");
         if (!upstream_says(upstream, fd, text, strlen(text)))
             return;
-        if (!unasked->at_once) {
+        if (more && !unasked->at_once) {
             sem_wait(&upstream->taken);
             if (!upstream_says(upstream, fd, unasked->text,
                                strlen(unasked->text)))
@@ -236,6 +258,7 @@ static void *upstream_thread(void *arg)
         int fd = accept(upstream->listener, NULL, NULL);
         if (fd < 0)
             break;
+        atomic_fetch_add(&upstream->connections, 1);
         upstream->converse(upstream, fd);
         close(fd);
     }
@@ -1094,17 +1117,17 @@ END_TEST
 /* What nobody asked for must not become the answer to the next request, nor
  * spoil it. */
 static const struct unasked unasked_rows[] = {
-    {LENGTH_3 "999", false, false, false},
-    {LENGTH_3 "999", true, false, false},
-    {CHUNKED "3\r\n999\r\n0\r\n\r\n", false, false, false},
-    {OK "Content-Length: 3\r\n", false, false, false},
-    {"HTTP/1.1 100 Continue\r\n\r\n", false, false, false},
-    {"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n", true, false,
-     false},
-    {"\r\n", false, false, false},
-    {"\n", false, false, false},
-    {"x", false, false, false},
-    {"", true, false, false},
+    {.text = LENGTH_3 "999"},
+    {.text = LENGTH_3 "999", .closes = true},
+    {.text = CHUNKED "3\r\n999\r\n0\r\n\r\n"},
+    {.text = OK "Content-Length: 3\r\n"},
+    {.text = "HTTP/1.1 100 Continue\r\n\r\n"},
+    {.text = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n",
+     .closes = true},
+    {.text = "\r\n"},
+    {.text = "\n"},
+    {.text = "x"},
+    {.text = "", .closes = true},
 };
 
 /* Waits until the client's end of the handle's connection has something. */
@@ -1138,9 +1161,83 @@ START_TEST(test_what_nobody_asked_for_is_nobodys_answer)
         ck_assert_int_eq(sem_post(&upstream.taken), 0);
         await_unasked(&fetcher->handles[0]);
     }
+    ck_assert_int_le(atomic_load(&logged_lines), 1);
     fetcher_destroy(fetcher);
     upstream_stop(&upstream);
     ck_assert_int_eq(sem_destroy(&upstream.taken), 0);
+}
+END_TEST
+
+/* Whether it is seen before the next request, or came with its own. */
+START_TEST(test_unasked_response_costs_the_connections_of_a_while)
+{
+    struct scripted_upstream upstream = {.converse = converse_unasked,
+                                         .unasked = {.text = LENGTH_3 "999",
+                                                     .at_once = _i == 1,
+                                                     .chunked = _i == 1,
+                                                     .once = true}};
+    char answer[16];
+
+    ck_assert_int_eq(sem_init(&upstream.taken, 0, 0), 0);
+    ck_assert(upstream_start(&upstream, AF_INET));
+    struct fetcher *fetcher = open_port("127.0.0.1", upstream.port);
+    for (int i = 1; i <= 5; i++) {
+        snprintf(answer, sizeof answer, "%03d", i);
+        expect(fetcher, "x", REASON_NONE, 200, answer);
+        int connections = atomic_load(&upstream.connections);
+        ck_assert_int_eq(connections, i);
+        if (i == 1) {
+            ck_assert_int_eq(sem_post(&upstream.taken), 0);
+            await_unasked(&fetcher->handles[0]);
+        }
+    }
+    ck_assert_int_eq(atomic_load(&logged_lines), 1);
+    ck_assert_str_eq(logged, "the upstream sent what nobody asked for: "
+                             "keeping no connection for 60 s");
+
+    /* The while is over: the fifth connection is kept. */
+    atomic_store(&fetcher->distrusted_until, clock_ms() - 1);
+    expect(fetcher, "x", REASON_NONE, 200, "006");
+    expect(fetcher, "x", REASON_NONE, 200, "007");
+    int connections = atomic_load(&upstream.connections);
+    ck_assert_int_eq(connections, 5);
+    ck_assert_int_eq(atomic_load(&logged_lines), 1);
+    fetcher_destroy(fetcher);
+    upstream_stop(&upstream);
+    ck_assert_int_eq(sem_destroy(&upstream.taken), 0);
+}
+END_TEST
+
+/* Served as RFC 9112 has it, section 6.1, and then the connection is closed,
+ * as is written there. Nobody is distrusted for it. */
+START_TEST(test_response_of_doubtful_framing_costs_its_connection)
+{
+    static const struct {
+        const char *answer;
+        bool kept;
+    } rows[] = {
+        {LENGTH_3 "abc", true},
+        {CHUNKED CHUNKS, true},
+        {OK "Content-Length: 9\r\n" CODING "\r\n" CHUNKS, false},
+        {OK CODING "Content-Length: 9\r\n\r\n" CHUNKS, false},
+        {OLD "Connection: keep-alive\r\nContent-Length: 3\r\n\r\nabc", true},
+        {OLD "Connection: keep-alive\r\n" CODING "\r\n" CHUNKS, false},
+    };
+    const char *const answers[] = {rows[_i].answer, rows[_i].answer,
+                                   rows[_i].answer, rows[_i].answer};
+    struct scripted_upstream upstream = {.converse = converse_in_turn,
+                                         .answers = answers};
+    ck_assert(upstream_start(&upstream, AF_INET));
+    struct fetcher *fetcher = open_port("127.0.0.1", upstream.port);
+
+    for (int i = 1; i <= COUNT(answers); i++) {
+        expect(fetcher, "x", REASON_NONE, 200, "abc");
+        int connections = atomic_load(&upstream.connections);
+        ck_assert_int_eq(connections, rows[_i].kept ? 1 : i);
+    }
+    ck_assert_int_eq(atomic_load(&logged_lines), 0);
+    fetcher_destroy(fetcher);
+    upstream_stop(&upstream);
 }
 END_TEST
 
@@ -1199,6 +1296,30 @@ START_TEST(test_lack_of_a_local_port_is_told_from_a_refusal)
     }
     atomic_store(&connect_error, 0);
     expect(fetcher, "hi", REASON_NONE, 200, "hi");
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+/* Nor is it the upstream's doing that there is no descriptor. */
+START_TEST(test_lack_of_a_descriptor_is_told_from_a_refusal)
+{
+    struct rlimit was, none;
+    int lowest = dup(STDIN_FILENO);
+
+    ck_assert_int_ge(lowest, 0);
+    close(lowest);
+    ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &was), 0);
+    none = was;
+    none.rlim_cur = (rlim_t)lowest;
+    options.keepalive = false;
+    struct fetcher *fetcher = open_path("/text");
+    for (int i = 0; i < 3; i++) {
+        ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &none), 0);
+        expect(fetcher, "hi", REASON_FAILED, 0, "");
+        expect(fetcher, "hi", REASON_FAILED, 0, "");
+        ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &was), 0);
+        expect(fetcher, "hi", REASON_NONE, 200, "hi");
+    }
     fetcher_destroy(fetcher);
 }
 END_TEST
@@ -1605,10 +1726,15 @@ static void add_connections(Suite *suite)
     tcase_add_test(tests, test_upstream_may_go_away_and_come_back);
     tcase_add_loop_test(tests, test_what_nobody_asked_for_is_nobodys_answer, 0,
                         4 * COUNT(unasked_rows));
+    tcase_add_loop_test(
+        tests, test_unasked_response_costs_the_connections_of_a_while, 0, 2);
+    tcase_add_loop_test(
+        tests, test_response_of_doubtful_framing_costs_its_connection, 0, 6);
     tcase_add_test(tests, test_proxies_of_the_environment_are_ignored);
     tcase_add_test(tests, test_refused_connection_is_said_to_be);
     tcase_add_loop_test(
         tests, test_lack_of_a_local_port_is_told_from_a_refusal, 0, 2);
+    tcase_add_test(tests, test_lack_of_a_descriptor_is_told_from_a_refusal);
     tcase_add_test(tests, test_ipv6_upstream_is_reached);
     tcase_add_test(tests, test_name_is_resolved);
     tcase_add_loop_test(tests, test_name_is_looked_up_for_each_new_connection,
