@@ -4,6 +4,11 @@
  * SPDX-License-Identifier: MIT
  */
 #include "fixture.h"
+#include "command.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #define POLL_MS 2 /* between two looks at what the rogue counts */
 
@@ -18,6 +23,30 @@ void start_upstream(void)
 void stop_upstream(void)
 {
     rogue_stop(upstream);
+}
+
+struct certificate certificate_make(void)
+{
+    struct certificate made = {.dir = "/tmp/threadecho-tls-XXXXXX"};
+
+    ck_assert_ptr_nonnull(mkdtemp(made.dir));
+    snprintf(made.key, sizeof made.key, "%s/key.pem", made.dir);
+    snprintf(made.path, sizeof made.path, "%s/cert.pem", made.dir);
+    struct command *command = command_run(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 "
+        "-nodes -days 2 -subj /CN=localhost -addext "
+        "subjectAltName=IP:127.0.0.1 -keyout %s -out %s",
+        made.key, made.path);
+    ck_assert_msg(command->status == 0, "%s", command->err);
+    command_free(command);
+    return made;
+}
+
+void certificate_remove(const struct certificate *certificate)
+{
+    unlink(certificate->key);
+    unlink(certificate->path);
+    rmdir(certificate->dir);
 }
 
 TCase *add_case_with(Suite *suite, const char *name, void (*set_up)(void),

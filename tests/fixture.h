@@ -14,6 +14,16 @@ extern struct rogue *upstream;
 void start_upstream(void);
 void stop_upstream(void);
 
+/* A key and its certificate for 127.0.0.1, which nobody has signed. */
+struct certificate {
+    char dir[32]; /* for the two files, and nothing else */
+    char key[64];
+    char path[64];
+};
+
+struct certificate certificate_make(void);
+void certificate_remove(const struct certificate *certificate);
+
 /* Adds a test case with the time limit of all tests. Around each test runs the
  * rogue, or what the caller has instead. */
 TCase *add_case(Suite *suite, const char *name);

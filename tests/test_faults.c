@@ -334,82 +334,43 @@ START_TEST(test_plain_http_behind_https_is_a_tls_failure)
 }
 END_TEST
 
-/* An https server with a certificate of its own for 127.0.0.1. */
-struct tls {
-    char dir[32];
-    struct server_process *server;
-};
-
-static void tls_file(const struct tls *tls, const char *name, char path[64])
-{
-    snprintf(path, 64, "%s/%s", tls->dir, name);
-}
-
-static struct tls tls_start(void)
-{
-    struct tls tls = {.dir = "/tmp/threadecho-tls-XXXXXX"};
-
-    ck_assert_ptr_nonnull(mkdtemp(tls.dir));
-    struct command *made = command_run(
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 "
-        "-nodes -days 2 -subj /CN=localhost -addext "
-        "subjectAltName=IP:127.0.0.1 -keyout %s/key.pem -out %s/cert.pem",
-        tls.dir, tls.dir);
-    ck_assert_msg(made->status == 0, "%s", made->err);
-    command_free(made);
-    tls.server = server_start(NULL,
-                              "openssl s_server -accept 127.0.0.1:{port} -www "
-                              "-key %s/key.pem -cert %s/cert.pem",
-                              tls.dir, tls.dir);
-    return tls;
-}
-
-static void tls_stop(struct tls *tls)
-{
-    char path[64];
-
-    server_free(tls->server);
-    tls_file(tls, "key.pem", path);
-    unlink(path);
-    tls_file(tls, "cert.pem", path);
-    unlink(path);
-    rmdir(tls->dir);
-}
-
 START_TEST(test_certificate_that_does_not_verify_is_not_trusted)
 {
-    static const struct {
+    struct certificate certificate = certificate_make();
+    const struct {
         const char *host;
-        const char *cacert; /* in the directory of the certificate */
-        const char *reply;  /* or how it begins */
+        const char *cacert;
+        const char *reply; /* or how it begins */
     } cases[] = {
         {"127.0.0.1", NULL, "error: upstream not trusted"},
-        {"127.0.0.1", "cert.pem", "echo: "},
-        {"localhost", "cert.pem", "error: upstream not trusted"},
-        {"127.0.0.1", "key.pem", "error: upstream not trusted"},
+        {"127.0.0.1", certificate.path, "echo: "},
+        {"localhost", certificate.path, "error: upstream not trusted"},
+        {"127.0.0.1", certificate.key, "error: upstream not trusted"},
     };
-    struct tls tls = tls_start();
+    struct server_process *other =
+        server_start(NULL,
+                     "openssl s_server -accept 127.0.0.1:{port} -www "
+                     "-key %s -cert %s",
+                     certificate.key, certificate.path);
 
     for (size_t i = 0; i < COUNT(cases); i++) {
-        char cacert[64 + 10] = "--cacert ";
-        if (cases[i].cacert != NULL)
-            tls_file(&tls, cases[i].cacert, cacert + strlen(cacert));
-        else
-            cacert[0] = '\0';
-        struct server_process *s =
-            threadecho_start(NULL, "--upstream https://%s:%s/ %s",
-                             cases[i].host, tls.server->port, cacert);
+        bool has_file = cases[i].cacert != NULL;
+        const char *file = has_file ? cases[i].cacert : "";
+        struct server_process *s = threadecho_start(
+            NULL, "--upstream https://%s:%s/ %s %s", cases[i].host,
+            other->port, has_file ? "--cacert" : "", file);
         struct client *c = client_open(s);
         for (int line = 0; line < 2; line++) {
             const char *reply = client_ask(c, "hello");
             ck_assert_msg(
                 strncmp(reply, cases[i].reply, strlen(cases[i].reply)) == 0,
-                "%s with %s: %.80s", cases[i].host, cacert, reply);
+                "%s with '%s': %.80s", cases[i].host, file, reply);
         }
         client_close(c);
         stop_quietly(s);
     }
-    tls_stop(&tls);
+    server_free(other);
+    certificate_remove(&certificate);
 }
 END_TEST
 
