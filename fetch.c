@@ -310,7 +310,7 @@ static void choose_buffer(struct handle *handle, size_t size)
 static bool is_tls_failure(const char *message)
 {
     return strstr(message, "alert") != NULL ||
-           (strstr(message, "SSL routines") != NULL &&
+           (strstr(message, " routines:") != NULL && /* of SSL, or a cipher */
             strstr(message, "unexpected eof") == NULL);
 }
 
