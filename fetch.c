@@ -62,8 +62,8 @@ struct handle {
 
     /* The transfer that is running. */
     struct response response;
-    bool in_line;       /* the last piece of the head had no LF */
-    bool close_notify;  /* TLS: the upstream has ended its output itself */
+    bool in_line; /* the last piece of the head had no LF */
+    struct tls_events tls;
     enum reason reason; /* why a callback ended it, or REASON_NONE */
 };
 
@@ -180,7 +180,7 @@ static CURL *make_easy(const struct fetcher *fetcher, struct handle *handle)
     SET(CURLOPT_HEADERDATA, handle);
     SET(CURLOPT_ERRORBUFFER, handle->message);
     if (rc == CURLE_OK && fetcher->openssl)
-        rc = tls_watch_close(easy, &handle->close_notify);
+        rc = tls_watch(easy, &handle->tls);
     if (fetcher->cacert != NULL) {
         SET(CURLOPT_CAINFO, fetcher->cacert);
         SET(CURLOPT_CAPATH, NULL); /* nor the system's, built in */
@@ -351,8 +351,10 @@ static enum reason failure_reason(const struct handle *handle, CURLcode rc)
          * and a TLS connection that was cut off sets none. */
         if (strstr(handle->message, "chunk") != NULL)
             return REASON_BAD_HTTP;
-        return is_tls_failure(handle->message) ? REASON_TLS_FAILED
-                                               : REASON_CLOSED_EARLY;
+        return is_tls_failure(handle->message) ||
+                       (handle->tls.certificate_wanted && first_byte == 0)
+                   ? REASON_TLS_FAILED
+                   : REASON_CLOSED_EARLY;
     case CURLE_UNSUPPORTED_PROTOCOL: /* HTTP/0.9 */
     case CURLE_WEIRD_SERVER_REPLY:
     case CURLE_BAD_CONTENT_ENCODING: /* a Transfer-Encoding but chunked */
@@ -385,7 +387,7 @@ static enum reason transfer_reason(const struct handle *handle, CURLcode rc)
     else if (reason == REASON_NONE && !response_is_complete(response))
         reason = REASON_BAD_HTTP;
     else if (reason == REASON_NONE && handle->openssl &&
-             response_ends_by_close(response) && !handle->close_notify)
+             response_ends_by_close(response) && !handle->tls.close_notify)
         reason = REASON_CLOSED_EARLY;
     if ((reason == REASON_NONE || reason == REASON_TOO_LARGE) &&
         response->status / 100 != 2)
@@ -410,13 +412,14 @@ static enum reason transfer(struct fetcher *fetcher, struct handle *handle,
     if (reason != REASON_NONE)
         return reason;
     response_begin(&handle->response, body, fetcher->max_body);
-    handle->in_line = handle->close_notify = false;
+    handle->in_line = handle->tls.close_notify = false;
     handle->reason = REASON_NONE;
 
     CURLcode rc = curl_easy_perform(handle->easy);
 
     reason = transfer_reason(handle, rc);
     *http_status = handle->response.status;
+    handle->tls.certificate_wanted = false; /* only asked in a handshake */
     choose_buffer(handle, body->len - body_start);
     if (reason != REASON_NONE)
         body->len = body_start;

@@ -18,27 +18,39 @@ bool tls_is_openssl(void)
 /* OpenSSL's info callback. */
 static void on_event(const SSL *ssl, int where, int value)
 {
-    bool *close_notify = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+    struct tls_events *events = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
 
     if (where == SSL_CB_READ_ALERT && (value & 0xff) == SSL_AD_CLOSE_NOTIFY)
-        *close_notify = true;
+        events->close_notify = true;
+}
+
+/* OpenSSL's callback for a client certificate: there is none. */
+static int on_certificate_request(SSL *ssl, X509 **certificate, EVP_PKEY **key)
+{
+    struct tls_events *events = SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl));
+
+    (void)certificate;
+    (void)key;
+    events->certificate_wanted = true;
+    return 0;
 }
 
 /* libcurl's, for each new TLS connection. */
-static CURLcode on_context(CURL *easy, void *context, void *close_notify)
+static CURLcode on_context(CURL *easy, void *context, void *events)
 {
     (void)easy;
-    if (SSL_CTX_set_app_data((SSL_CTX *)context, close_notify) != 1)
+    if (SSL_CTX_set_app_data((SSL_CTX *)context, events) != 1)
         return CURLE_OUT_OF_MEMORY;
     SSL_CTX_set_info_callback(context, on_event);
+    SSL_CTX_set_client_cert_cb(context, on_certificate_request);
     return CURLE_OK;
 }
 
-CURLcode tls_watch_close(CURL *easy, bool *close_notify)
+CURLcode tls_watch(CURL *easy, struct tls_events *events)
 {
     CURLcode rc = curl_easy_setopt(easy, CURLOPT_SSL_CTX_FUNCTION, on_context);
     if (rc == CURLE_OK)
-        rc = curl_easy_setopt(easy, CURLOPT_SSL_CTX_DATA, close_notify);
+        rc = curl_easy_setopt(easy, CURLOPT_SSL_CTX_DATA, events);
     return rc;
 }
 

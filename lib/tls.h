@@ -13,10 +13,19 @@
  * has nothing to ask. */
 bool tls_is_openssl(void);
 
-/* Has *close_notify set to true when the upstream ends its output on purpose;
- * libcurl 7.88 takes a connection that was cut off for the same. The flag must
- * live as long as the easy handle and belongs to its thread. */
-CURLcode tls_watch_close(CURL *easy, bool *close_notify);
+/* What has happened on a TLS connection. */
+struct tls_events {
+    /* The upstream has ended its output on purpose; libcurl 7.88 takes a
+     * connection that was cut off for the same. */
+    bool close_notify;
+    /* The upstream has asked for a client certificate. In TLS 1.3 it may
+     * refuse us after the handshake, and its reset may overtake the alert. */
+    bool certificate_wanted;
+};
+
+/* Has the events of each new connection set to true; the caller resets them.
+ * They must live as long as the easy handle and belong to its thread. */
+CURLcode tls_watch(CURL *easy, struct tls_events *events);
 
 /* Returns whether OpenSSL has decrypted bytes that libcurl has not read. The
  * socket does not show them. Only for callbacks of the transfer. */
