@@ -49,7 +49,7 @@ void log_line(const char *format, ...)
  */
 
 /* A response whose body is a letter, so many times. */
-struct answer {
+struct tls_answer {
     const char *head;
     size_t size; /* of the body, in bytes */
     const char *tail;
@@ -70,7 +70,7 @@ struct tls_upstream {
     atomic_int requests;
 
     /* What it does. */
-    struct answer answer;
+    struct tls_answer answer;
     bool wants_certificate;
     bool resets; /* who shows none, which may overtake the alert */
     enum unasked unasked;
@@ -103,7 +103,7 @@ static bool read_request(SSL *ssl)
 static bool write_answer(const struct tls_upstream *tls, SSL *ssl, int n)
 {
     static char text[17000]; /* one record holds 16384 */
-    const struct answer *answer = &tls->answer;
+    const struct tls_answer *answer = &tls->answer;
     const int on = 1, off = 0;
     size_t len = strlen(answer->head);
 
@@ -273,7 +273,7 @@ static void expect(struct fetcher *fetcher, enum reason reason,
  * same record is behind that in OpenSSL, where the socket does not show it. */
 static const struct {
     long http_status;
-    struct answer answer;
+    struct tls_answer answer;
     bool unseen; /* libcurl reads the second as well, and drops it */
 } answers[] = {
     {200, {OK "Content-Length: 3\r\n\r\n", 3, ""}, true},
@@ -336,7 +336,7 @@ END_TEST
  */
 
 static const struct {
-    struct answer answer;
+    struct tls_answer answer;
     long http_status;
     enum reason noticed; /* it ended by close_notify */
     enum reason cut_off; /* by a close of TCP alone */
@@ -388,7 +388,7 @@ START_TEST(test_body_without_a_length_ends_by_the_notice_of_the_close)
 END_TEST
 
 static const struct {
-    struct answer answer;
+    struct tls_answer answer;
     long http_status;
 } parts[] = {
     {{"", 0, ""}, 0},
