@@ -85,10 +85,10 @@ struct fetcher {
 };
 
 /*
- * calloc for libcurl, which calls it five times a request. glibc's own takes
- * its arena's lock each time before 2.41, where malloc has a cache for each
- * thread; and threads that wait for that lock form convoys, see docs/bench.md.
- * Called through a pointer, or the compiler makes calloc of it again.
+ * calloc for libcurl, which calls it five times per request. glibc's calloc
+ * takes its arena's lock each time before 2.41; malloc has a cache per thread.
+ * Threads that wait for that lock form convoys, see docs/bench.md. malloc is
+ * called through a pointer, or the compiler turns this into calloc again.
  */
 static void *allocate_zeroed(size_t count, size_t size)
 {

@@ -70,7 +70,7 @@ enum reason response_take(struct response *response, const char *data,
                           size_t len);
 
 /* Returns whether the next line is the first after a status line. Such a line
- * must not begin with a blank, and see fetch.c for what else it can do. */
+ * must not begin with a blank; fetch.c says what it does to libcurl. */
 bool response_awaits_first_field(const struct response *response);
 
 /* Returns whether the head of the final response, not of an interim one, is
@@ -81,8 +81,8 @@ bool response_has_head(const struct response *response);
  * without an error. */
 bool response_is_complete(const struct response *response);
 
-/* Returns whether the response is complete only when the connection is closed,
- * and closed on purpose. */
+/* Returns whether only the close of the connection ends the body, so that a
+ * connection that was cut off must not pass for that. */
 bool response_ends_by_close(const struct response *response);
 
 /* Returns whether the connection may be used again: nothing came after the

@@ -7,12 +7,11 @@
 #define SCHEDULE_H
 
 /*
- * Lets a thread that wakes up wait for its turn (SCHED_BATCH), where it would
- * interrupt another by default (SCHED_OTHER), for the calling thread and for
- * all that it starts from now on. With a thread per connection the other one
- * may be holding a lock of malloc or of the kernel, and then many others queue
- * behind it: a convoy. docs/bench.md has the figures. Any other policy, which
- * somebody has chosen, is left alone. Returns 0 or an errno value.
+ * Sets SCHED_BATCH for the calling thread and all that it starts from now on:
+ * a thread that wakes no longer preempts another. The other one may hold a
+ * lock of malloc or of the kernel, and then many queue behind it: a convoy.
+ * docs/bench.md has the figures. Only the default policy is changed, not one
+ * that somebody chose. Returns 0 or an errno value.
  */
 int set_batch_scheduling(void);
 
