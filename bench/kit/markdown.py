@@ -3,7 +3,7 @@
 
 import os
 
-from . import report
+from . import report, results
 from .charts import BASELINE
 from .processes import Failure
 
@@ -23,8 +23,7 @@ FIGURES = (
 
 def level_table(comparison, level):
     """Return the medians at this many connections, a row per style."""
-    plural = "s" if level > 1 else ""
-    lines = [f"**{level:,} connection{plural}**", "",
+    lines = [f"**{results.connections(level)}**", "",
              "| style | " + " | ".join(heading for _, heading, _, _
                                        in FIGURES) +
              f" | CPU / {BASELINE}'s |",
@@ -36,12 +35,12 @@ def level_table(comparison, level):
         cells = []
         for column, _, factor, decimals in FIGURES:
             value = comparison.value(name, level, column)
-            cells.append(report.cell(value and value * factor, decimals))
+            cells.append(results.cell(value and value * factor, decimals))
             if column == "cpu_per_request_us":
                 spread = comparison.spread(name, level, column, 0)
                 cells[-1] += f" ({spread})" if spread else ""
         cpu = comparison.value(name, level, "cpu_per_request_us")
-        cells.append(report.cell(cpu / base if cpu and base else None, 2))
+        cells.append(results.cell(cpu / base if cpu and base else None, 2))
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return lines + [""]
 
@@ -75,11 +74,11 @@ def wrap(text, width=79):
 def tables(directory):
     """Return the Markdown lines, of the first of the comparisons."""
     path = os.path.join(directory, "runs.tsv")
-    rows = report.read_rows(path)
+    rows = results.read_rows(path)
     if not rows:
         raise Failure(f"{path} has no rows")
     facts = report.read_facts(directory, "environment.json")
-    comparison = report.comparisons_of(rows)[0]
+    comparison = results.comparisons_of(rows)[0]
     lines = wrap(facts_line(comparison, facts)) + [""]
     for level in comparison.levels:
         lines += level_table(comparison, level)

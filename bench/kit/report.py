@@ -2,7 +2,6 @@
 """Writes the page of a measurement: tables, charts and how to read them."""
 
 import collections
-import csv
 import html
 import json
 import os
@@ -11,11 +10,8 @@ import statistics
 from . import charts
 from .charts import BASELINE
 from .processes import Failure
-
-CONNECTIONS = {
-    "keep": "upstream connections kept",
-    "new": "a new upstream connection for each fetch",
-}
+from .results import (cell, comparisons_of, connections, median, ordered,
+                      read_rows)
 
 # The figures of the tables: column, heading, unit, decimals.
 RUN_TABLE = (
@@ -43,9 +39,6 @@ POOL_TABLE = (
     ("late_p99_us", "p99", "µs", 0),
     ("late_max_us", "max", "µs", 0),
 )
-
-TEXT_COLUMNS = ("contender", "label", "model", "samples", "why")
-MEMORY_FROM = 100  # connections; with fewer the growth of the heap dominates
 
 READING = {
     "overhead": """How much longer the requests took than the upstream's delay
@@ -141,99 +134,6 @@ def escape(text):
     return html.escape(str(text))
 
 
-def read_rows(path):
-    """Return the rows of a table: numbers as floats, empty cells as None."""
-    rows = []
-    with open(path, encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file, delimiter="\t",
-                                   quoting=csv.QUOTE_NONE):
-            row = {}
-            for name, value in line.items():
-                row[name] = value or None
-                if name in TEXT_COLUMNS:
-                    continue
-                try:
-                    row[name] = float(value)
-                except (TypeError, ValueError):
-                    pass
-            rows.append(row)
-    return rows
-
-
-def median(rows, column):
-    values = [row[column] for row in rows
-              if isinstance(row.get(column), float)]
-    return statistics.median(values) if values else None
-
-
-def ordered(values):
-    return list(dict.fromkeys(values))
-
-
-class Comparison:
-    """The runs that can be compared: one delay, one way to go upstream."""
-
-    def __init__(self, delay_ms, connection, rows):
-        self.delay_ms = delay_ms
-        self.connection = connection
-        self.rows = rows
-        self.levels = sorted({int(row["concurrency"]) for row in rows})
-        names = ordered(row["contender"] for row in rows)
-        self.made = collections.defaultdict(list)
-        for row in rows:
-            self.made[row["contender"], int(row["concurrency"])].append(row)
-        self.names = sorted(names, key=self.rank)
-        self.slug = f"{connection}-{delay_ms:g}ms"
-
-    def rank(self, name):
-        """Return the CPU per request, at the most connections possible."""
-        for level in reversed(self.levels):
-            value = self.value(name, level, "cpu_per_request_us")
-            if value is not None:
-                return value
-        return float("inf")
-
-    def runs(self, name, level):
-        """Return the valid runs; none if more than half are invalid."""
-        made = self.made[name, level]
-        valid = [row for row in made if row["valid"] == "yes"]
-        return valid if 2 * len(valid) >= len(made) else []
-
-    def value(self, name, level, column):
-        """Return the median of the valid runs, or None."""
-        if column == "memory_per_connection_kib" and level < MEMORY_FROM:
-            return None
-        return median(self.runs(name, level), column)
-
-    def spread(self, name, level, column, decimals):
-        """Return the least and the most of the valid runs, as text."""
-        values = [row[column] for row in self.runs(name, level)
-                  if isinstance(row[column], float)]
-        if len(values) < 2:
-            return ""
-        return f"{cell(min(values), decimals)}–{cell(max(values), decimals)}"
-
-    def title(self):
-        delay = (f"an upstream that answers after {self.delay_ms:g} ms"
-                 if self.delay_ms else "an upstream that answers at once")
-        return f"{delay[0].upper()}{delay[1:]}, " \
-               f"{CONNECTIONS.get(self.connection, 'as they come')}"
-
-
-def comparisons_of(rows):
-    """Return the comparisons; a user's server is in each one of its delay."""
-    found = []
-    for delay in sorted({row["delay_ms"] for row in rows}, reverse=True):
-        here = [row for row in rows if row["delay_ms"] == delay]
-        ways = [way for way in ("keep", "new")
-                if any(row["upstream_connection"] == way for row in here)]
-        for way in ways or ["-"]:
-            found.append(Comparison(delay, way, [
-                row for row in here
-                if row["upstream_connection"] in (way, "-")]))
-    return found
-
-
 def line_series(comparison, column):
     series = []
     for name in comparison.names:
@@ -258,8 +158,7 @@ def bar_groups(comparison, columns, levels=None, scale=1.0):
                                     for value in values]))
         rows.sort(key=lambda row: sum(row[1]))
         if rows:
-            plural = "s" if level > 1 else ""
-            groups.append((f"{level:,} connection{plural}", rows))
+            groups.append((connections(level), rows))
     return groups
 
 
@@ -317,10 +216,6 @@ def figures(drawn):
     return "\n".join(parts)
 
 
-def cell(value, decimals):
-    return "–" if value is None else f"{value:,.{decimals}f}"
-
-
 def heading_row(columns, first):
     heads = "".join(
         f"<th>{escape(title)}"
@@ -337,8 +232,7 @@ def comparison_table(comparison):
              "<th>runs</th></tr></thead><tbody>"]
     for level in comparison.levels:
         parts.append(f'<tr class="level"><th colspan="{len(RUN_TABLE) + 4}">'
-                     f"{level:,} connection{'s' if level > 1 else ''}"
-                     "</th></tr>")
+                     f"{connections(level)}</th></tr>")
         base = comparison.value(BASELINE, level, "cpu_per_request_us")
         for name in comparison.names:
             rows = comparison.made[name, level]
