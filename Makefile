@@ -62,12 +62,15 @@ PEERS = $(addprefix $(BUILD)/peers/,bare events processes $(if $(shell \
 .PHONY: bench
 bench: $(PROGRAM) $(KIT) $(PEERS)
 
-$(BUILD)/upstream: $(addprefix $(BUILD)/bench/,upstream.o arguments.o) $(LIB)
-	$(LINK) $(call pkg,--libs,libevent)
+$(BUILD)/upstream: $(addprefix $(BUILD)/bench/,upstream.o mark.o \
+		arguments.o) $(LIB)
+	$(LINK) $(call pkg,--libs,libevent) $(call pkg,--libs,libsodium)
 
-$(BUILD)/load: $(addprefix $(BUILD)/bench/,load.o drive.o payload.o \
+$(BUILD)/load: $(addprefix $(BUILD)/bench/,load.o drive.o payload.o mark.o \
 		samples.o arguments.o) $(LIB)
-	$(LINK)
+	$(LINK) $(call pkg,--libs,libsodium)
+
+$(BUILD)/bench/mark.o: private REQUIRED += $(call pkg,--cflags,libsodium)
 
 $(BUILD)/pool: $(addprefix $(BUILD)/bench/,pool.o arguments.o) $(LIB)
 	$(LINK)
@@ -106,8 +109,15 @@ TEST_PARTS = $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/test_%.c \
 check: all bench $(TESTS) $(BUILD)/tests/shim.so
 	tests/run $(BUILD) $(PROGRAM) $(TESTS)
 
+# The library again, after what single tests add below.
 $(TESTS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_PARTS) $(LIB)
-	$(LINK) $(call pkg,--libs,check,check) $(call pkg,--libs,libcurl libssl)
+	$(LINK) $(LIB) $(call pkg,--libs,check,check) \
+		$(call pkg,--libs,libcurl libssl) $(TEST_LIBS)
+
+$(addprefix $(BUILD)/tests/bench_,mark payload): $(addprefix \
+		$(BUILD)/bench/,mark.o arguments.o)
+$(addprefix $(BUILD)/tests/bench_,mark payload load): private TEST_LIBS = \
+	$(call pkg,--libs,libsodium)
 
 # It is preloaded into servers that are built without a sanitizer only.
 $(BUILD)/tests/shim.so: tests/shim.c
@@ -116,7 +126,7 @@ $(BUILD)/tests/shim.so: tests/shim.c
 
 # Each suite runs what is built along with it, unless told otherwise.
 $(BUILD)/tests/%.o: private REQUIRED += $(call pkg,--cflags,check,check) \
-	$(call pkg,--cflags,libcurl) -DTEST_BUILD='"$(BUILD)"' \
+	$(call pkg,--cflags,libcurl libsodium) -DTEST_BUILD='"$(BUILD)"' \
 	-DTEST_PROGRAM='"$(if $(filter /%,$(PROGRAM)),,./)$(PROGRAM)"'
 
 .PHONY: asan tsan
@@ -149,7 +159,7 @@ PYTHON_SCRIPTS = $(filter-out %.py,$(shell grep -slE '^.!.*python3$$' \
 GO = $(wildcard bench/peers/*.go)
 JAVASCRIPT = $(wildcard bench/peers/*.js)
 LINT_FLAGS = -std=c11 -D_POSIX_C_SOURCE=200809L $(call pkg,--cflags,\
-	libcurl libevent check,build check)
+	libcurl libevent libsodium check,build check)
 # cppcheck does not look for system headers; this one's macros it must know.
 QUEUE_H = $(shell $(CC) -M -include sys/queue.h -xc /dev/null | \
 	tr ' ' '\n' | grep queue.h)
