@@ -8,6 +8,7 @@
  */
 #include "../lib/values.h"
 #include "arguments.h"
+#include "mark.h"
 
 #include <errno.h>
 #include <event2/buffer.h>
@@ -17,6 +18,7 @@
 #include <event2/http.h>
 #include <event2/listener.h>
 #include <getopt.h>
+#include <inttypes.h>
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -43,13 +45,24 @@ static const char usage[] =
     "  -s, --size BYTES        repeat or cut X to BYTES, 0 to 1073741824\n"
     "                          (as it is); an empty X becomes dots\n"
     "  -c, --status CODE       status of the answers, 200 to 599 (200)\n"
+    "  -k, --key-file FILE     append a blank and the mark of X, the first\n"
+    "                          16 hexadecimal digits of its 16-byte BLAKE2b\n"
+    "                          with the key in FILE, 16 to 64 bytes\n"
     "  -h, --help              print this and exit\n"
     "  -V, --version           print the version and exit\n"
     "\n"
     "X is percent-decoded, %00 included; a plus sign stays one. A request\n"
     "without text, or with a broken escape, gets status 400, another method\n"
     "501. When upstream accepts connections, it prints its address and port\n"
-    "to standard error. It exits with 0 on SIGTERM and SIGINT.\n";
+    "to standard error. It exits with 0 on SIGTERM and SIGINT.\n"
+    "\n"
+    "Then, and on SIGUSR1, it prints what it has counted:\n"
+    "\n"
+    "    upstream: connections=N requests=N text_bytes=N\n"
+    "\n"
+    "These are the connections that it accepted, the requests of any method\n"
+    "or path, answered or not, and the bytes of each X. What is no HTTP\n"
+    "request gets status 400 and is not counted.\n";
 
 struct upstream_options {
     struct address listen;
@@ -57,10 +70,14 @@ struct upstream_options {
     bool sized; /* size is given */
     size_t size;
     int status;
+    struct mark_key key; /* of length 0: no marks */
 };
 
 struct upstream_server {
     struct upstream_options options;
+    uint64_t connections;
+    uint64_t requests;
+    uint64_t text_bytes;
     struct event_base *base;
     struct evhttp *http;
     struct evconnlistener *listener;
@@ -139,30 +156,43 @@ static void repeat_text(char *out, size_t used, size_t size)
 }
 
 /* Writes the answer to a request to its body. Returns the status to send. */
-static int make_answer(const struct upstream_options *options,
+static int make_answer(struct upstream_server *upstream,
                        struct evhttp_request *request)
 {
+    const struct upstream_options *options = &upstream->options;
     size_t len = 0;
     const char *text = find_text(evhttp_request_get_uri(request), &len);
     if (text == NULL)
         return HTTP_BADREQUEST;
+
+    struct evbuffer *body = evhttp_request_get_output_buffer(request);
+    struct evbuffer_iovec space;
+    /* X is decoded before it is cut. */
+    size_t room = (options->size > len ? options->size : len) + 1 + MARK_LEN;
+    if (evbuffer_reserve_space(body, (ev_ssize_t)room, &space, 1) != 1)
+        return HTTP_INTERNAL;
+    char *out = space.iov_base;
+    ssize_t decoded = decode(text, len, out);
+    if (decoded < 0)
+        return HTTP_BADREQUEST;
+    upstream->text_bytes += (uint64_t)decoded;
+    /* Their answers have no body. */
     if (options->status == HTTP_NOCONTENT ||
         options->status == HTTP_NOTMODIFIED)
         return options->status;
 
-    struct evbuffer *body = evhttp_request_get_output_buffer(request);
-    struct evbuffer_iovec space;
-    /* X is decoded before it is cut. 0 bytes could not be reserved. */
-    size_t room = options->size > len ? options->size : len;
-    if (evbuffer_reserve_space(body, (ev_ssize_t)room + 1, &space, 1) != 1)
-        return HTTP_INTERNAL;
-    ssize_t used = decode(text, len, space.iov_base);
-    if (used < 0)
-        return HTTP_BADREQUEST;
-    space.iov_len = (size_t)used;
+    char mark[MARK_LEN];
+    if (options->key.len > 0)
+        mark_text(&options->key, out, (size_t)decoded, mark);
+    space.iov_len = (size_t)decoded;
     if (options->sized) {
-        repeat_text(space.iov_base, (size_t)used, options->size);
+        repeat_text(out, (size_t)decoded, options->size);
         space.iov_len = options->size;
+    }
+    if (options->key.len > 0) {
+        out[space.iov_len] = ' ';
+        memcpy(out + space.iov_len + 1, mark, MARK_LEN);
+        space.iov_len += 1 + MARK_LEN;
     }
     if (evbuffer_commit_space(body, &space, 1) != 0)
         return HTTP_INTERNAL;
@@ -213,7 +243,12 @@ static void handle_request(struct evhttp_request *request, void *arg)
 {
     struct upstream_server *upstream = arg;
     const struct upstream_options *options = &upstream->options;
-    int status = make_answer(options, request);
+    upstream->requests++;
+    if (evhttp_request_get_command(request) != EVHTTP_REQ_GET) {
+        evhttp_send_error(request, HTTP_NOTIMPLEMENTED, NULL);
+        return;
+    }
+    int status = make_answer(upstream, request);
     if (options->delay.tv_sec == 0 && options->delay.tv_usec == 0) {
         send_answer(request, status);
         return;
@@ -259,6 +294,30 @@ static void accept_failed(struct evconnlistener *listener, void *arg)
     fprintf(stderr, "upstream: cannot accept: %s\n", strerror(errno));
     if (evtimer_add(upstream->accept_again, &pause) == 0)
         (void)evconnlistener_disable(listener);
+}
+
+/* Counts an accepted connection. Returns what evhttp would make for it. */
+static struct bufferevent *count_connection(struct event_base *base, void *arg)
+{
+    struct upstream_server *upstream = arg;
+    upstream->connections++;
+    return bufferevent_socket_new(base, -1, 0);
+}
+
+static void print_counts(const struct upstream_server *upstream)
+{
+    fprintf(stderr,
+            "upstream: connections=%" PRIu64 " requests=%" PRIu64
+            " text_bytes=%" PRIu64 "\n",
+            upstream->connections, upstream->requests, upstream->text_bytes);
+}
+
+/* Prints the counts on SIGUSR1. */
+static void report_counts(evutil_socket_t fd, short what, void *arg)
+{
+    (void)fd;
+    (void)what;
+    print_counts(arg);
 }
 
 /* Ends the event loop on SIGTERM or SIGINT. */
@@ -313,7 +372,12 @@ static bool create_server(struct upstream_server *upstream)
     upstream->http = evhttp_new(upstream->base);
     if (upstream->accept_again == NULL || upstream->http == NULL)
         return false;
-    evhttp_set_allowed_methods(upstream->http, EVHTTP_REQ_GET);
+    /*
+     * All of them, known to evhttp or not: those that it rejects are not
+     * counted. It has no callback for what it cannot parse.
+     */
+    evhttp_set_allowed_methods(upstream->http, UINT16_MAX);
+    evhttp_set_bevcb(upstream->http, count_connection, upstream);
     evhttp_set_default_content_type(upstream->http, NULL);
     evhttp_set_gencb(upstream->http, handle_request, upstream);
     return true;
@@ -355,21 +419,25 @@ static bool start_upstream(struct upstream_server *upstream)
 /* Serves until a signal. Returns false, with a message, if it cannot start. */
 static bool serve(struct upstream_server *upstream)
 {
-    struct event *term =
-        evsignal_new(upstream->base, SIGTERM, end_loop, upstream->base);
-    struct event *interrupt =
-        evsignal_new(upstream->base, SIGINT, end_loop, upstream->base);
-    bool ready = term != NULL && interrupt != NULL &&
-                 evsignal_add(term, NULL) == 0 &&
-                 evsignal_add(interrupt, NULL) == 0;
+    struct event *signals[] = {
+        evsignal_new(upstream->base, SIGTERM, end_loop, upstream->base),
+        evsignal_new(upstream->base, SIGINT, end_loop, upstream->base),
+        evsignal_new(upstream->base, SIGUSR1, report_counts, upstream),
+    };
+    const size_t count = sizeof signals / sizeof signals[0];
+    bool ready = true;
+    for (size_t i = 0; i < count; i++)
+        ready =
+            ready && signals[i] != NULL && evsignal_add(signals[i], NULL) == 0;
     if (!ready)
         fputs("upstream: cannot handle signals\n", stderr);
-    bool served = ready && start_upstream(upstream) &&
-                  event_base_dispatch(upstream->base) == 0;
-    if (term != NULL)
-        event_free(term);
-    if (interrupt != NULL)
-        event_free(interrupt);
+    bool started = ready && start_upstream(upstream);
+    bool served = started && event_base_dispatch(upstream->base) == 0;
+    if (started)
+        print_counts(upstream);
+    for (size_t i = 0; i < count; i++)
+        if (signals[i] != NULL)
+            event_free(signals[i]);
     return served;
 }
 
@@ -402,6 +470,7 @@ static struct upstream_options parse_upstream_options(int argc, char **argv)
         {"delay", required_argument, NULL, 'd'},
         {"size", required_argument, NULL, 's'},
         {"status", required_argument, NULL, 'c'},
+        {"key-file", required_argument, NULL, 'k'},
         {"help", no_argument, NULL, 'h'},
         {"version", no_argument, NULL, 'V'},
         {NULL, 0, NULL, 0},
@@ -412,7 +481,7 @@ static struct upstream_options parse_upstream_options(int argc, char **argv)
     int option = 0;
 
     while (option != -1) {
-        option = getopt_long(argc, argv, "l:d:s:c:hV", long_options, NULL);
+        option = getopt_long(argc, argv, "l:d:s:c:k:hV", long_options, NULL);
         switch (option) {
         case -1:
             break;
@@ -432,6 +501,9 @@ static struct upstream_options parse_upstream_options(int argc, char **argv)
         case 'c':
             options.status =
                 (int)whole_argument("upstream", "--status", optarg, 200, 599);
+            break;
+        case 'k':
+            options.key = mark_key_argument("upstream", "--key-file", optarg);
             break;
         case 'h':
             exit_printing("upstream", usage);

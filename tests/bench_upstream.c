@@ -183,6 +183,41 @@ START_TEST(test_size_repeats_or_cuts)
 }
 END_TEST
 
+/* A key of 17 bytes: the LF is one of them. */
+#define WITH_KEY "--key-file /dev/stdin <<E\n0123456789abcdef\nE\n"
+
+/* By Python: hashlib.blake2b(X, digest_size=16, key=...).hexdigest()[:16] */
+static const struct {
+    const char *options;
+    const char *target;
+    const char *body;
+    size_t len;
+} marks[] = {
+    {"", "/?text=hello%20you", "hello you 5c3fbb2998f0646f", 26},
+    {"", "/?text=", " 131f27d5e248a18a", 17},
+    {"", "/?text=a%00b%0D%0A%FF", "a\0b\r\n\xff fc88a8a7a1eda6c1", 23},
+    {"--delay 5", "/?text=AB", "AB 4ed1272cd41fdefd", 19},
+    {"--size 5", "/?text=AB", "ABABA 4ed1272cd41fdefd", 22},
+    {"--size 1", "/?text=AB", "A 4ed1272cd41fdefd", 18},
+    {"--size 0", "/?text=AB", " 4ed1272cd41fdefd", 17},
+    {"--size 2", "/?text=", ".. 131f27d5e248a18a", 19},
+    {"--status 500", "/?text=AB", "AB 4ed1272cd41fdefd", 19},
+};
+
+START_TEST(test_mark_is_appended)
+{
+    char options[128];
+    (void)snprintf(options, sizeof options, "%s %s", marks[_i].options,
+                   WITH_KEY);
+    struct server_process *upstream = start(options);
+    struct answer answer = ask(upstream, marks[_i].target);
+    ck_assert_uint_eq(answer.len, marks[_i].len);
+    ck_assert_mem_eq(answer.body, marks[_i].body, marks[_i].len);
+    free(answer.body);
+    stop(upstream);
+}
+END_TEST
+
 START_TEST(test_large_body_arrives_whole)
 {
     enum { SIZE = 8 * 1024 * 1024 };
@@ -392,6 +427,134 @@ START_TEST(test_burst_of_connections_is_taken)
 }
 END_TEST
 
+/* Sends a request, headers only, on a connection of its own and reads the
+ * status of the answer. */
+static int send_request(const struct server_process *upstream,
+                        const char *request)
+{
+    struct client *client = client_open(upstream);
+    client_send(client, request, strlen(request));
+    const char *line = client_line(client);
+    ck_assert_msg(strncmp(line, "HTTP/1.", 7) == 0, "%s", line);
+    int status = (int)strtol(line + 9, NULL, 10);
+    client_close(client);
+    return status;
+}
+
+/* Asks for the counts and waits for the line. */
+static void ask_counts(const struct server_process *upstream)
+{
+    long long deadline = now_ms() + PATIENCE_MS;
+    int before = server_logged(upstream, "upstream: connections=");
+    ck_assert_int_eq(kill(upstream->pid, SIGUSR1), 0);
+    while (server_logged(upstream, "upstream: connections=") == before) {
+        ck_assert_msg(now_ms() < deadline, "no counts");
+        let_pass(2);
+    }
+}
+
+/* Checks that the counts, asked for now, are printed for the nth time. */
+static void check_counts(const struct server_process *upstream,
+                         const char *counts, int nth)
+{
+    char line[128];
+    (void)snprintf(line, sizeof line, "\nupstream: %s\n", counts);
+    ask_counts(upstream);
+    char *log = server_log(upstream);
+    ck_assert_msg(server_logged(upstream, line) == nth, "not %s but\n%s",
+                  counts, log);
+    free(log);
+}
+
+START_TEST(test_it_counts_what_it_got)
+{
+    struct server_process *upstream = start("");
+    check_counts(upstream, "connections=0 requests=0 text_bytes=0", 1);
+
+    /* A connection that is kept. */
+    struct client *client = client_open(upstream);
+    for (int i = 0; i < 3; i++) {
+        say_request(client, "/?text=12%334", "");
+        struct answer answer = take_answer(client);
+        ck_assert_int_eq(answer.status, 200);
+        free(answer.body);
+    }
+    check_counts(upstream, "connections=1 requests=3 text_bytes=12", 1);
+    check_counts(upstream, "connections=1 requests=3 text_bytes=12", 2);
+    client_close(client);
+
+    /* New connections. */
+    check_body(upstream, "/other/path?text=abcde", "abcde", 5);
+    check_body(upstream, "/?text=", "", 0);
+    check_counts(upstream, "connections=3 requests=5 text_bytes=17", 1);
+
+    /* No text, and a broken one. */
+    check_status(upstream, "/favicon.ico", 400);
+    check_status(upstream, "/?text=abc%4", 400);
+    check_counts(upstream, "connections=5 requests=7 text_bytes=17", 1);
+    stop(upstream);
+}
+END_TEST
+
+static const char *const other_methods[] = {
+    "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE", "PATCH", "POST", "INVENTED",
+};
+
+START_TEST(test_it_counts_other_methods)
+{
+    char request[128];
+    struct server_process *upstream = start("--delay 3600000");
+    (void)snprintf(
+        request, sizeof request, "%s /?text=a HTTP/1.1\r\nHost: x\r\n%s\r\n",
+        other_methods[_i],
+        strcmp(other_methods[_i], "POST") == 0 ? "Content-Length: 0\r\n" : "");
+    ck_assert_int_eq(send_request(upstream, request), 501);
+    check_counts(upstream, "connections=1 requests=1 text_bytes=0", 1);
+    stop(upstream);
+}
+END_TEST
+
+/* A connection counts without a request, and a request before its answer. */
+START_TEST(test_it_counts_what_it_has_not_answered)
+{
+    struct server_process *upstream = start("--delay 3600000");
+    struct client *silent = client_open(upstream);
+    struct client *client = client_open(upstream);
+    say_request(client, "/?text=abc", "");
+    long long deadline = now_ms() + PATIENCE_MS;
+    const char *line = "connections=2 requests=1 text_bytes=3\n";
+    while (server_logged(upstream, line) == 0) {
+        ck_assert(now_ms() < deadline);
+        ask_counts(upstream);
+    }
+    int before = server_logged(upstream, line);
+    client_close(silent);
+    client_close(client);
+    ck_assert_int_eq(server_stop(upstream), 0);
+    /* Once more at its end. */
+    ck_assert_int_eq(server_logged(upstream, line), before + 1);
+    server_free(upstream);
+}
+END_TEST
+
+START_TEST(test_what_is_no_http_is_400_and_does_not_count)
+{
+    struct server_process *upstream = start("");
+    ck_assert_int_eq(send_request(upstream, "nonsense\r\n\r\n"), 400);
+    check_counts(upstream, "connections=1 requests=0 text_bytes=0", 1);
+    stop(upstream);
+}
+END_TEST
+
+START_TEST(test_texts_count_without_a_body_to_send)
+{
+    struct server_process *upstream = start("--status 204 " WITH_KEY);
+    check_status(upstream, "/?text=abc", 204);
+    check_counts(upstream, "connections=1 requests=1 text_bytes=3", 1);
+    stop(upstream);
+}
+END_TEST
+
 START_TEST(test_ipv6)
 {
     struct server_process *upstream =
@@ -433,6 +596,13 @@ static const struct {
     {"--size 99999999999999999999999", "--size"},
     {"--status 199", "200 to 599"},
     {"--status 600", "200 to 599"},
+    {"--key-file", "--key-file"},
+    {"--key-file /nowhere/key", "--key-file: /nowhere/key: No such file"},
+    {"--key-file /", "--key-file: /: Is a directory"},
+    {"--key-file /dev/null",
+     "--key-file: /dev/null has 0 bytes; a key has 16 to 64"},
+    {"--key-file /dev/stdin <<E\n0123456789abcd\nE\n", "has 15 bytes"},
+    {"--key-file /dev/zero", "has more than 64 bytes; a key has 16 to 64"},
     {"--listen 8081", "--listen"},
     {"--listen 127.0.0.1:", "--listen"},
     {"--listen 127.0.0.1:65536", "0 to 65535"},
@@ -480,6 +650,7 @@ static Suite *upstream_suite(void)
     Suite *suite = suite_create("upstream");
     TCase *answers = tcase_create("answers");
     TCase *connections = tcase_create("connections");
+    TCase *counts = tcase_create("counts");
     TCase *usage = tcase_create("usage");
 
     tcase_set_timeout(answers, TEST_TIMEOUT);
@@ -488,6 +659,7 @@ static Suite *upstream_suite(void)
                         COUNT(bad_targets));
     tcase_add_test(answers, test_all_bytes_of_a_long_text_come_back);
     tcase_add_loop_test(answers, test_size_repeats_or_cuts, 0, COUNT(sizes));
+    tcase_add_loop_test(answers, test_mark_is_appended, 0, COUNT(marks));
     tcase_add_test(answers, test_large_body_arrives_whole);
     tcase_add_loop_test(answers, test_status_is_sent, 0, 7);
     tcase_add_test(answers, test_other_method_is_501);
@@ -504,6 +676,15 @@ static Suite *upstream_suite(void)
                         0, 2);
     tcase_add_test(connections, test_burst_of_connections_is_taken);
     suite_add_tcase(suite, connections);
+
+    tcase_set_timeout(counts, TEST_TIMEOUT);
+    tcase_add_test(counts, test_it_counts_what_it_got);
+    tcase_add_loop_test(counts, test_it_counts_other_methods, 0,
+                        COUNT(other_methods));
+    tcase_add_test(counts, test_it_counts_what_it_has_not_answered);
+    tcase_add_test(counts, test_what_is_no_http_is_400_and_does_not_count);
+    tcase_add_test(counts, test_texts_count_without_a_body_to_send);
+    suite_add_tcase(suite, counts);
 
     tcase_set_timeout(usage, TEST_TIMEOUT);
     tcase_add_test(usage, test_ipv6);
