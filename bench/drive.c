@@ -421,6 +421,9 @@ static void take_right(struct driver *driver,
     if (overtaken(driver, connection, number)) {
         count_failure(driver, FAILED_REORDERED);
     } else {
+        uint64_t took = now - line->sent_ns;
+        if (driver->outcome->right == 0 || took < driver->outcome->fastest_ns)
+            driver->outcome->fastest_ns = took;
         driver->outcome->right++;
         if (begun && now < driver->end_ns)
             driver->in_window++;
@@ -439,6 +442,7 @@ static void take_reply(struct driver *driver,
 {
     static const enum failure failure_of[] = {
         [REPLY_MIXED_UP] = FAILED_MIXED_UP,
+        [REPLY_UNMARKED] = FAILED_UNMARKED,
         [REPLY_PREFIX] = FAILED_PREFIX,
         [REPLY_WRONG] = FAILED_WRONG,
     };
@@ -869,6 +873,9 @@ static void end_first_round(struct driver *driver)
 {
     if (driver->first_round && driver->in_flight_count == 0) {
         driver->first_round = false;
+        if (driver->open > 0)
+            fprintf(stderr, "load: %" PRIu32 " connections, each answered\n",
+                    driver->open);
         driver->start_ns = clock_ns();
         send_on_all(driver);
     }
@@ -991,8 +998,13 @@ static bool prepare(struct driver *driver)
 {
     const struct plan *plan = driver->plan;
     size_t slots = (size_t)plan->connections * plan->depth;
+    if (!payload_init(&driver->payload, plan->line_size, plan->reply_size,
+                      plan->key.len > 0 ? &plan->key : NULL)) {
+        fputs("load: out of memory\n", stderr);
+        return false;
+    }
     /* One byte more than a right reply, to notice when there is one. */
-    driver->partial_size = sizeof "echo: " + plan->reply_size;
+    driver->partial_size = payload_reply_length(&driver->payload) + 1;
     if (driver->partial_size < sizeof "error: " + REASON_LEN)
         driver->partial_size = sizeof "error: " + REASON_LEN;
     driver->out_size = plan->line_size + 1;
@@ -1003,8 +1015,7 @@ static bool prepare(struct driver *driver)
     driver->connections =
         calloc(plan->connections, sizeof *driver->connections);
     driver->in_flight = calloc(slots, sizeof *driver->in_flight);
-    if (!payload_init(&driver->payload, plan->line_size, plan->reply_size) ||
-        driver->in == NULL || driver->out == NULL ||
+    if (driver->in == NULL || driver->out == NULL ||
         driver->connections == NULL || driver->in_flight == NULL) {
         fputs("load: out of memory\n", stderr);
         return false;

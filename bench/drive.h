@@ -10,6 +10,7 @@
 #define BENCH_DRIVE_H
 
 #include "arguments.h"
+#include "mark.h"
 #include "samples.h"
 
 #include <stdbool.h>
@@ -31,6 +32,7 @@ struct plan {
     double timeout; /* longest wait for a reply, in seconds */
     size_t line_size;
     size_t reply_size;
+    struct mark_key key; /* shared with the upstream; of length 0: none */
     bool one_by_one; /* one line in flight in total, each connection in turn */
     bool hold;       /* stay connected until stdin has a line or ends */
 };
@@ -38,6 +40,7 @@ struct plan {
 /* The classes of failures. */
 enum failure {
     FAILED_WRONG,        /* the reply answers no line */
+    FAILED_UNMARKED,     /* the line came back, without the upstream's mark */
     FAILED_PREFIX,       /* the reply was cut short */
     FAILED_MIXED_UP,     /* the reply belongs to another connection */
     FAILED_REORDERED,    /* the reply came after the reply to a later line */
@@ -67,7 +70,8 @@ struct outcome {
     struct error_count reasons[MAX_REASONS]; /* the last one sums the rest */
     size_t reason_count;
     uint64_t failures[FAILURES];
-    int connect_errno; /* of the first connection that failed */
+    int connect_errno;   /* of the first connection that failed */
+    uint64_t fastest_ns; /* least time from a line to its right reply, or 0 */
     struct samples samples;
     uint64_t began_ns; /* start of the measured time, CLOCK_MONOTONIC */
     double seconds;    /* length of the measured time */

@@ -9,6 +9,7 @@
 #include "../lib/values.h"
 #include "arguments.h"
 #include "drive.h"
+#include "mark.h"
 #include "payload.h"
 #include "samples.h"
 
@@ -48,6 +49,8 @@ static const char usage[] =
     "                            16 to 1073741824 (32)\n"
     "      --reply-size BYTES    expect the line repeated or cut to BYTES,\n"
     "                            as by upstream --size (as it is)\n"
+    "      --key-file FILE       expect the mark that upstream --key-file\n"
+    "                            appends; FILE has 16 to 64 bytes\n"
     "      --warmup N or SECs    before measuring, send N lines, or lines\n"
     "                            for SEC seconds such as 2s (0)\n"
     "      --one-by-one          one line in flight over all connections,\n"
@@ -64,7 +67,7 @@ static const char usage[] =
     "\n"
     "Closed loop: a connection sends its next line when it has a reply, so\n"
     "a slow server gets fewer lines. A timed warm-up starts when each\n"
-    "connection has had one line and its reply.\n"
+    "connection has had one line and its reply; standard error says when.\n"
     "\n"
     "Open loop (-r): line i is due at i/rate on connection i modulo N,\n"
     "however slow the replies, and its latency counts from then. A server\n"
@@ -84,10 +87,14 @@ static const char usage[] =
     "started: start in seconds, latency in microseconds, connection, and 1\n"
     "if the line was measured or 0.\n"
     "\n"
-    "A line is CCCCCC-SSSSSSSSS (connection, number) and letters. A run\n"
-    "fails by these classes, and by each reason of an error reply:\n"
+    "A line is CCCCCC-SSSSSSSSS (connection, number) and letters. With a\n"
+    "key, 16 of these follow from it: nobody can fetch a line before it is\n"
+    "sent.\n"
+    "\n"
+    "A run fails by these classes, and by each reason of an error reply:\n"
     "\n"
     "  wrong         the reply answers no line\n"
+    "  unmarked      the line came back without the upstream's mark for it\n"
     "  prefix        the reply was cut short\n"
     "  mixed_up      the reply belongs to another connection\n"
     "  reordered     the reply came after the reply to a later line\n"
@@ -105,17 +112,12 @@ static const char usage[] =
     "run, 2 bad usage.\n";
 
 static const char *const failure_names[FAILURES] = {
-    [FAILED_WRONG] = "wrong",
-    [FAILED_PREFIX] = "prefix",
-    [FAILED_MIXED_UP] = "mixed_up",
-    [FAILED_REORDERED] = "reordered",
-    [FAILED_DROPPED] = "dropped",
-    [FAILED_SURPLUS] = "surplus",
-    [FAILED_CLOSED_EARLY] = "closed_early",
-    [FAILED_TIMEOUT] = "timeout",
-    [FAILED_CONNECT] = "connect",
-    [FAILED_NOT_CLOSED] = "not_closed",
-    [FAILED_UNSENT] = "unsent",
+    [FAILED_WRONG] = "wrong",           [FAILED_UNMARKED] = "unmarked",
+    [FAILED_PREFIX] = "prefix",         [FAILED_MIXED_UP] = "mixed_up",
+    [FAILED_REORDERED] = "reordered",   [FAILED_DROPPED] = "dropped",
+    [FAILED_SURPLUS] = "surplus",       [FAILED_CLOSED_EARLY] = "closed_early",
+    [FAILED_TIMEOUT] = "timeout",       [FAILED_CONNECT] = "connect",
+    [FAILED_NOT_CLOSED] = "not_closed", [FAILED_UNSENT] = "unsent",
 };
 
 struct load_options {
@@ -178,6 +180,7 @@ static struct load_options parse_load_options(int argc, char **argv)
         OPTION_LINES_IN_FLIGHT = 256,
         OPTION_LINE_SIZE,
         OPTION_REPLY_SIZE,
+        OPTION_KEY_FILE,
         OPTION_WARMUP,
         OPTION_ONE_BY_ONE,
         OPTION_TIMEOUT,
@@ -194,6 +197,7 @@ static struct load_options parse_load_options(int argc, char **argv)
         {"lines-in-flight", required_argument, NULL, OPTION_LINES_IN_FLIGHT},
         {"line-size", required_argument, NULL, OPTION_LINE_SIZE},
         {"reply-size", required_argument, NULL, OPTION_REPLY_SIZE},
+        {"key-file", required_argument, NULL, OPTION_KEY_FILE},
         {"warmup", required_argument, NULL, OPTION_WARMUP},
         {"one-by-one", no_argument, NULL, OPTION_ONE_BY_ONE},
         {"timeout", required_argument, NULL, OPTION_TIMEOUT},
@@ -252,6 +256,9 @@ static struct load_options parse_load_options(int argc, char **argv)
             plan->reply_size =
                 whole_argument("load", "--reply-size", optarg, 0, MAX_BYTES);
             sized = true;
+            break;
+        case OPTION_KEY_FILE:
+            plan->key = mark_key_argument("load", "--key-file", optarg);
             break;
         case OPTION_WARMUP:
             warmup_option(plan, optarg);
@@ -411,22 +418,25 @@ static void write_json(FILE *file, const struct plan *plan,
             us(latency->p90_ns), us(latency->p99_ns), us(latency->p999_ns),
             us(latency->max_ns));
     fprintf(file,
+            "  \"fastest_us\": %.3f,\n"
             "  \"concurrency\": %.6f,\n"
             "  \"cpu_user\": %.6f,\n"
             "  \"cpu_sys\": %.6f,\n"
             "  \"cpu_us_per_request\": %.3f,\n"
             "  \"late_us\": {\"mean\": %.3f, \"max\": %.3f},\n",
-            figures->concurrency, outcome->cpu_user, outcome->cpu_sys,
-            figures->cpu_us, figures->late_mean_us, outcome->late_max * 1e6);
+            us(outcome->fastest_ns), figures->concurrency, outcome->cpu_user,
+            outcome->cpu_sys, figures->cpu_us, figures->late_mean_us,
+            outcome->late_max * 1e6);
     fprintf(file,
             "  \"connected\": %" PRIu32 ",\n"
             "  \"lines_sent\": %" PRIu64 ",\n"
+            "  \"text_bytes\": %" PRIu64 ",\n"
             "  \"replies\": %" PRIu64 ",\n"
             "  \"right_replies\": %" PRIu64 ",\n"
             "  \"error_replies\": %" PRIu64 ",\n"
             "  \"error_reasons\": {",
-            outcome->connected, outcome->sent, outcome->replies,
-            outcome->right, outcome->error_replies);
+            outcome->connected, outcome->sent, outcome->sent * plan->line_size,
+            outcome->replies, outcome->right, outcome->error_replies);
     for (size_t i = 0; i < outcome->reason_count; i++) {
         fputs(i > 0 ? ", " : "", file);
         write_json_string(file, outcome->reasons[i].text);

@@ -20,12 +20,15 @@
 #define NUMBERS 1000000000 /* line numbers are written modulo this */
 #define LETTERS 26         /* different letters in what follows the tag */
 
-bool payload_init(struct payload *payload, size_t line_size, size_t reply_size)
+bool payload_init(struct payload *payload, size_t line_size, size_t reply_size,
+                  const struct mark_key *key)
 {
     payload->line_size = line_size;
     payload->reply_size = reply_size;
+    payload->key = key;
     payload->filler = malloc(line_size + LETTERS);
-    if (payload->filler == NULL)
+    payload->line = malloc(line_size + 1);
+    if (payload->filler == NULL || payload->line == NULL)
         return false;
     for (size_t i = 0; i < line_size + LETTERS; i++)
         payload->filler[i] = (char)('a' + i % LETTERS);
@@ -35,7 +38,9 @@ bool payload_init(struct payload *payload, size_t line_size, size_t reply_size)
 void payload_free(struct payload *payload)
 {
     free(payload->filler);
+    free(payload->line);
     payload->filler = NULL;
+    payload->line = NULL;
 }
 
 /* Writes the last digits of value to out. */
@@ -54,25 +59,32 @@ static void write_tag(char tag[LINE_TAG], uint32_t connection, uint64_t number)
     write_digits(tag + CONNECTION_DIGITS + 1, NUMBER_DIGITS, number % NUMBERS);
 }
 
-/* Returns what follows the tag. It differs between neighbours. */
-static const char *filler_of(const struct payload *payload,
-                             uint32_t connection, uint64_t number)
+/* Writes letters to what follows the tag. They differ between neighbours. */
+static void write_letters(const struct payload *payload, uint32_t connection,
+                          uint64_t number, char *out, size_t size)
 {
-    return payload->filler + (connection + number % NUMBERS) % LETTERS;
+    size_t start = (connection + number % NUMBERS) % LETTERS;
+    memcpy(out, payload->filler + start, size);
+    if (payload->key != NULL) {
+        char salt[SALT_LEN];
+        mark_salt(payload->key, connection, number % NUMBERS, salt);
+        memcpy(out, salt, size < SALT_LEN ? size : SALT_LEN);
+    }
 }
 
 void payload_write_line(const struct payload *payload, uint32_t connection,
                         uint64_t number, char *out)
 {
     write_tag(out, connection, number);
-    memcpy(out + LINE_TAG, filler_of(payload, connection, number),
-           payload->line_size - LINE_TAG);
+    write_letters(payload, connection, number, out + LINE_TAG,
+                  payload->line_size - LINE_TAG);
     out[payload->line_size] = '\n';
 }
 
 size_t payload_reply_length(const struct payload *payload)
 {
-    return ECHO_LEN + payload->reply_size;
+    return ECHO_LEN + payload->reply_size +
+           (payload->key != NULL ? 1 + MARK_LEN : 0);
 }
 
 /* Returns whether a and b agree in size bytes, or in len if that is less. */
@@ -81,26 +93,47 @@ static bool same_start(const char *a, const char *b, size_t size, size_t len)
     return memcmp(a, b, size < len ? size : len) == 0;
 }
 
-/* Returns whether reply is the first len bytes of the right one. */
-static bool begins_right(const struct payload *payload, uint32_t connection,
-                         uint64_t number, const char *reply, size_t len)
+/*
+ * Judges what follows the right body of a reply: nothing, or a blank and the
+ * mark of the line that is in payload->line.
+ */
+static enum verdict judge_mark(const struct payload *payload, const char *rest,
+                               size_t len)
 {
-    char tag[LINE_TAG];
-    if (len > payload_reply_length(payload) ||
-        !same_start(reply, ECHO, ECHO_LEN, len))
-        return false;
-    write_tag(tag, connection, number);
-    const char *filler = filler_of(payload, connection, number);
+    if (payload->key == NULL)
+        return len == 0 ? REPLY_RIGHT : REPLY_WRONG;
+    if (len == 0)
+        return REPLY_UNMARKED;
+    if (rest[0] != ' ')
+        return REPLY_WRONG;
+    char mark[MARK_LEN];
+    mark_text(payload->key, payload->line, payload->line_size, mark);
+    /* A single digit of it may be luck, but then the line fails as well. */
+    if (len == 1 || !same_start(rest + 1, mark, MARK_LEN, len - 1))
+        return REPLY_UNMARKED;
+    if (len < 1 + MARK_LEN)
+        return REPLY_PREFIX;
+    return len == 1 + MARK_LEN ? REPLY_RIGHT : REPLY_WRONG;
+}
+
+/* Judges a reply as the answer to one line, without a thought of others. */
+static enum verdict judge_alone(const struct payload *payload,
+                                uint32_t connection, uint64_t number,
+                                const char *reply, size_t len)
+{
+    size_t body_end = ECHO_LEN + payload->reply_size;
+    size_t compared = len < body_end ? len : body_end;
+    if (!same_start(reply, ECHO, ECHO_LEN, compared))
+        return REPLY_WRONG;
+    payload_write_line(payload, connection, number, payload->line);
     /* A plain echo has the line once, a longer body repeats it. */
-    for (size_t at = ECHO_LEN; at < len; at += payload->line_size) {
-        if (!same_start(reply + at, tag, LINE_TAG, len - at))
-            return false;
-        if (len - at > LINE_TAG &&
-            !same_start(reply + at + LINE_TAG, filler,
-                        payload->line_size - LINE_TAG, len - at - LINE_TAG))
-            return false;
-    }
-    return true;
+    for (size_t at = ECHO_LEN; at < compared; at += payload->line_size)
+        if (!same_start(reply + at, payload->line, payload->line_size,
+                        compared - at))
+            return REPLY_WRONG;
+    if (len < body_end)
+        return REPLY_PREFIX;
+    return judge_mark(payload, reply + body_end, len - body_end);
 }
 
 /* Reads digits into *value. Returns false if text has anything else. */
@@ -130,9 +163,10 @@ enum verdict payload_judge(const struct payload *payload, uint32_t connection,
                            uint64_t number, const char *reply, size_t len,
                            uint64_t *other)
 {
-    if (begins_right(payload, connection, number, reply, len))
-        return len == payload_reply_length(payload) ? REPLY_RIGHT
-                                                    : REPLY_PREFIX;
+    enum verdict verdict =
+        judge_alone(payload, connection, number, reply, len);
+    if (verdict != REPLY_WRONG)
+        return verdict;
     if (len >= ERROR_LEN && memcmp(reply, ERROR, ERROR_LEN) == 0)
         return REPLY_ERROR;
     uint64_t their_connection = 0;
@@ -143,8 +177,8 @@ enum verdict payload_judge(const struct payload *payload, uint32_t connection,
         !read_digits(tag, CONNECTION_DIGITS, &their_connection) ||
         !read_digits(tag + CONNECTION_DIGITS + 1, NUMBER_DIGITS,
                      &their_number) ||
-        !begins_right(payload, (uint32_t)their_connection, their_number, reply,
-                      len))
+        judge_alone(payload, (uint32_t)their_connection, their_number, reply,
+                    len) != REPLY_RIGHT)
         return REPLY_WRONG;
     if (their_connection != connection)
         return REPLY_MIXED_UP;

@@ -10,8 +10,10 @@
 #include <check.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sodium.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +23,9 @@
 #include <unistd.h>
 
 #define MAX_TEXT (64 * 1024) /* bytes of a line, with a NUL */
-#define MEASURED_MS 100      /* measured time of the tests that have one */
+#define WITH_KEY " --key-file /dev/stdin <<E\n" KEY "E\n"
+#define KEY "0123456789abcdef\n"
+#define MEASURED_MS 100 /* measured time of the tests that have one */
 
 /*
  * Scripted servers: each is a function in a thread. It handles the connections
@@ -91,6 +95,23 @@ static void echo(int fd, const char *line)
     memcpy(reply + start, line, len);
     reply[start + len] = '\n';
     say_bytes(fd, reply, start + len + 1);
+}
+
+/* Replies with the line, and the mark that the upstream has for the text. */
+static void echo_marked(int fd, const char *line, const char *text)
+{
+    unsigned char digest[16];
+    char mark[2 * sizeof digest + 1];
+    char reply[MAX_TEXT];
+    ck_assert_int_eq(
+        crypto_generichash(digest, sizeof digest, (const unsigned char *)text,
+                           strlen(text), (const unsigned char *)KEY,
+                           strlen(KEY)),
+        0);
+    (void)sodium_bin2hex(mark, sizeof mark, digest, sizeof digest);
+    ck_assert_int_lt(snprintf(reply, sizeof reply, "%s %.16s", line, mark),
+                     MAX_TEXT);
+    echo(fd, reply);
 }
 
 /* Answers all further lines, and closes when the client does. */
@@ -180,9 +201,10 @@ static double figure(const char *json, const char *key)
     return number;
 }
 
+/* In the order of the JSON and of --help. */
 static const char *const failure_names[] = {
-    "wrong",        "prefix",  "mixed_up", "reordered",  "dropped", "surplus",
-    "closed_early", "timeout", "connect",  "not_closed", "unsent",
+    "wrong",   "unmarked",     "prefix",  "mixed_up", "reordered",  "dropped",
+    "surplus", "closed_early", "timeout", "connect",  "not_closed", "unsent",
 };
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof(array)[0]))
@@ -457,6 +479,183 @@ static void *close_while_idle(void *arg)
     return NULL;
 }
 
+/*
+ * Servers that have, or do not have, the upstream's mark for a line
+ */
+
+static void *fetch_each(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    while (hear(fd, line))
+        echo_marked(fd, line, line);
+    close(fd);
+    return NULL;
+}
+
+static void *fetch_every_second(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    for (int i = 0; hear(fd, line); i++)
+        if (i % 2 == 0)
+            echo_marked(fd, line, line);
+        else
+            echo(fd, line);
+    close(fd);
+    return NULL;
+}
+
+static void *guess_the_mark(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    while (hear(fd, line)) {
+        (void)strncat(line, " 0123456789abcdef", 18);
+        echo(fd, line);
+    }
+    close(fd);
+    return NULL;
+}
+
+/* Fetches the first line and has its mark for all. */
+static void *fetch_once(void *arg)
+{
+    char line[MAX_TEXT];
+    char first[MAX_TEXT] = "";
+    int fd = next_client(arg);
+    while (hear(fd, line)) {
+        if (first[0] == '\0')
+            memcpy(first, line, strlen(line) + 1);
+        echo_marked(fd, line, first);
+    }
+    close(fd);
+    return NULL;
+}
+
+static void *fetch_a_shortened_text(void *arg)
+{
+    char line[MAX_TEXT];
+    char text[MAX_TEXT];
+    int fd = next_client(arg);
+    while (hear(fd, line)) {
+        memcpy(text, line, strlen(line) + 1);
+        text[strlen(text) - 1] = '\0';
+        echo_marked(fd, line, text);
+    }
+    close(fd);
+    return NULL;
+}
+
+static void *cut_the_mark(void *arg)
+{
+    char line[MAX_TEXT];
+    char reply[MAX_TEXT];
+    int fds[2];
+    int fd = next_client(arg);
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
+    while (hear(fd, line)) {
+        echo_marked(fds[0], line, line);
+        ck_assert(hear(fds[1], reply));
+        reply[strlen(reply) - 1] = '\n';
+        say(fd, reply);
+    }
+    close(fds[0]);
+    close(fds[1]);
+    close(fd);
+    return NULL;
+}
+
+static void *swap_marked_lines(void *arg)
+{
+    char one[MAX_TEXT];
+    char other[MAX_TEXT];
+    int fd = next_client(arg);
+    while (hear(fd, one) && hear(fd, other)) {
+        echo_marked(fd, other, other);
+        echo_marked(fd, one, one);
+    }
+    close(fd);
+    return NULL;
+}
+
+static void *swap_marked_connections(void *arg)
+{
+    char one[MAX_TEXT];
+    char other[MAX_TEXT];
+    int a = next_client(arg);
+    int b = next_client(arg);
+    if (hear(a, one) && hear(b, other)) {
+        echo_marked(a, other, other);
+        echo_marked(b, one, one);
+    }
+    echo_the_rest(a);
+    echo_the_rest(b);
+    return NULL;
+}
+
+/* Changes a line into the one that follows it: the next number, and each
+ * letter the next of the alphabet, as they are without a key. */
+static void predict(char *line)
+{
+    for (char *digit = line + 15; ++*digit > '9'; digit--)
+        *digit = '0';
+    for (char *letter = line + 16; *letter != '\0'; letter++)
+        if (++*letter > 'z')
+            *letter = 'a';
+}
+
+/* Has fetched each line but the first before it was sent. */
+static void serve_ahead(int fd, bool marked)
+{
+    char line[MAX_TEXT];
+    char text[MAX_TEXT] = "";
+    while (hear(fd, line)) {
+        if (text[0] == '\0')
+            memcpy(text, line, strlen(line) + 1);
+        if (marked)
+            echo_marked(fd, text, text);
+        else
+            echo(fd, text);
+        predict(text);
+    }
+    close(fd);
+}
+
+static void *fetch_ahead(void *arg)
+{
+    serve_ahead(next_client(arg), false);
+    return NULL;
+}
+
+static void *fetch_ahead_marked(void *arg)
+{
+    serve_ahead(next_client(arg), true);
+    return NULL;
+}
+
+/* Answers line 1 along with line 0, in one packet, before it was sent. */
+static void *answer_ahead(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    int corked = 1;
+    ck_assert_int_eq(
+        setsockopt(fd, IPPROTO_TCP, TCP_CORK, &corked, sizeof corked), 0);
+    if (hear(fd, line)) {
+        echo_marked(fd, line, line);
+        predict(line);
+        echo_marked(fd, line, line);
+    }
+    corked = 0;
+    ck_assert_int_eq(
+        setsockopt(fd, IPPROTO_TCP, TCP_CORK, &corked, sizeof corked), 0);
+    while (hear(fd, line))
+        echo_marked(fd, line, line);
+    close(fd);
+    return NULL;
+}
+
 static const struct faulty_server {
     void *(*run)(void *);
     const char *options;
@@ -493,6 +692,25 @@ static const struct faulty_server {
     {trickle, "-n 3 --timeout 0.3", "timeout", 1, 2},
     {flood, "-n 3 --timeout 0.3", "timeout", 1, 2},
     {stay_open, "-n 3 --timeout 0.3", "not_closed", 1, 3},
+    {fetch_each, "-n 20" WITH_KEY, NULL, 0, 20},
+    {fetch_each, "-n 20 --lines-in-flight 7" WITH_KEY, NULL, 0, 20},
+    {fetch_each, "-n 20 --line-size 16" WITH_KEY, NULL, 0, 20},
+    {fetch_each, "-n 20 --line-size 20" WITH_KEY, NULL, 0, 20},
+    {fetch_each, "-n 20 --line-size 40000" WITH_KEY, NULL, 0, 20},
+    {serve_right, "-n 20" WITH_KEY, "unmarked", 20, 0},
+    {serve_right, "-n 20 --line-size 16" WITH_KEY, "unmarked", 20, 0},
+    {serve_right, "-n 20 --lines-in-flight 7" WITH_KEY, "unmarked", 20, 0},
+    {fetch_every_second, "-n 20" WITH_KEY, "unmarked", 10, 10},
+    {guess_the_mark, "-n 20" WITH_KEY, "unmarked", 20, 0},
+    {fetch_once, "-n 20" WITH_KEY, "unmarked", 19, 1},
+    {fetch_a_shortened_text, "-n 20" WITH_KEY, "unmarked", 20, 0},
+    {cut_the_mark, "-n 20" WITH_KEY, "prefix", 20, 0},
+    {swap_marked_lines, "-n 10 --lines-in-flight 2" WITH_KEY, "reordered", 5,
+     5},
+    {swap_marked_connections, "-c 2 -n 2" WITH_KEY, "mixed_up", 2, 0},
+    {fetch_ahead, "-n 20", NULL, 0, 20},
+    {fetch_ahead_marked, "-n 20" WITH_KEY, "wrong", 19, 1},
+    {answer_ahead, "-n 5" WITH_KEY, "surplus", 1, 5},
 };
 
 START_TEST(test_fault_is_named)
@@ -502,6 +720,37 @@ START_TEST(test_fault_is_named)
     check_failures(load, faulty->failure, faulty->count);
     ck_assert_int_eq((int)figure(load->out, "right_replies"), faulty->right);
     ck_assert_int_eq((int)figure(load->out, "requests"), faulty->right);
+    command_free(load);
+}
+END_TEST
+
+/* The test, --help and the figures name the same classes. */
+START_TEST(test_classes_are_the_same_everywhere)
+{
+    struct command *help = command_run("%s --help", kit_program("load"));
+    const char *in_help = strstr(help->out, "reason of an error reply:\n\n");
+    ck_assert_ptr_nonnull(in_help);
+    in_help = strstr(in_help, "\n\n") + 2;
+    struct command *load = run_against(serve_right, "-n 1");
+    const char *in_json = strstr(load->out, "\"failures\": {");
+    ck_assert_ptr_nonnull(in_json);
+    in_json = strchr(in_json, '{') + 1;
+
+    for (int i = 0; i < COUNT(failure_names); i++) {
+        char text[64];
+        (void)snprintf(text, sizeof text, "  %s ", failure_names[i]);
+        ck_assert_msg(strncmp(in_help, text, strlen(text)) == 0,
+                      "no %s before\n%s", failure_names[i], in_help);
+        in_help = strchr(in_help, '\n') + 1;
+        (void)snprintf(text, sizeof text, "%s\"%s\": 0", i > 0 ? ", " : "",
+                       failure_names[i]);
+        ck_assert_msg(strncmp(in_json, text, strlen(text)) == 0,
+                      "no %s before\n%s", failure_names[i], in_json);
+        in_json += strlen(text);
+    }
+    ck_assert_int_eq(*in_help, '\n');
+    ck_assert_int_eq(*in_json, '}');
+    command_free(help);
     command_free(load);
 }
 END_TEST
@@ -915,6 +1164,7 @@ START_TEST(test_seconds_of_warmup_begin_when_each_connection_is_served)
     struct command *load =
         run_against(serve_one_late, "-c 2 -n 30 --warmup 0.05s");
     check_failures(load, NULL, 0);
+    ck_assert_str_eq(load->err, "load: 2 connections, each answered\n");
     ck_assert_int_eq((int)figure(load->out, "requests"), 30);
     command_free(load);
 }
@@ -1005,6 +1255,47 @@ START_TEST(test_closed_loop_obeys_littles_law)
     double rate = figure(load->out, "requests_per_second");
     ck_assert_msg(rate > 0 && rate <= 101, "%s", load->out);
     ck_assert_double_ge(figure(load->out, "p50"), 10000);
+    command_free(load);
+}
+END_TEST
+
+/* Answers the first line at once and each other line after 10 ms. */
+static void *serve_one_quickly(void *arg)
+{
+    char line[MAX_TEXT];
+    int fd = next_client(arg);
+    echo_some(fd, 1);
+    while (hear(fd, line)) {
+        let_pass(10);
+        echo(fd, line);
+    }
+    close(fd);
+    return NULL;
+}
+
+START_TEST(test_fastest_reply_may_be_one_of_the_warmup)
+{
+    static const char *const options[] = {"-n 9 --warmup 1",
+                                          "-n 9 --warmup 0.05s"};
+    struct command *load = run_against(serve_one_quickly, options[_i]);
+    check_failures(load, NULL, 0);
+    ck_assert_double_ge(figure(load->out, "p50"), 10000);
+    double fastest = figure(load->out, "fastest_us");
+    ck_assert_msg(fastest > 0 && fastest < 10000, "%s", load->out);
+    command_free(load);
+
+    load = run_against(serve_in_10_ms, options[_i]);
+    ck_assert_double_ge(figure(load->out, "fastest_us"), 10000);
+    command_free(load);
+}
+END_TEST
+
+/* A reply that is not right does not count. */
+START_TEST(test_no_right_reply_leaves_no_fastest)
+{
+    struct command *load = run_against(serve_right, "-n 9" WITH_KEY);
+    check_failures(load, "unmarked", 9);
+    ck_assert_double_eq(figure(load->out, "fastest_us"), 0);
     command_free(load);
 }
 END_TEST
@@ -1174,29 +1465,48 @@ START_TEST(test_lack_of_descriptors_is_reported)
 }
 END_TEST
 
-/* The client's counts and the server's agree to the last request. */
+/* The client's counts, the server's and the upstream's agree to the last
+ * request. */
 START_TEST(test_counts_equal_those_of_the_server)
 {
-    char url[128];
-    struct server_process *upstream = server_start(
-        NULL, "%s --listen 127.0.0.1:0 --delay 1", kit_program("upstream"));
-    (void)snprintf(url, sizeof url, "http://127.0.0.1:%s/arrpi.php",
+    char text[128];
+    struct server_process *upstream =
+        server_start(NULL, "%s --listen 127.0.0.1:0 --delay 1" WITH_KEY,
+                     kit_program("upstream"));
+    (void)snprintf(text, sizeof text, "http://127.0.0.1:%s/arrpi.php",
                    upstream->port);
     struct server_process *server = server_start(
-        NULL, "%s --listen 127.0.0.1:0 --upstream %s", threadecho(), url);
-    struct command *load =
-        run_load((int)strtol(server->port, NULL, 10),
-                 "-c 20 -d 0.5 --warmup 0.1s --lines-in-flight 3");
+        NULL, "%s --listen 127.0.0.1:0 --upstream %s", threadecho(), text);
+    struct command *load = run_load((int)strtol(server->port, NULL, 10),
+                                    "-c 20 -d 0.5 --warmup 0.1s --line-size "
+                                    "50 --lines-in-flight 3" WITH_KEY);
     check_failures(load, NULL, 0);
-    ck_assert_int_eq(server_counts(server, "requests"),
-                     (long)figure(load->out, "lines_sent"));
+    long lines = (long)figure(load->out, "lines_sent");
+    ck_assert_int_eq((long)figure(load->out, "text_bytes"), lines * 50);
+    ck_assert_int_eq(server_counts(server, "requests"), lines);
     ck_assert_int_eq(server_counts(server, "connections"), 20);
-    ck_assert_double_ge(figure(load->out, "p50"), 1000);
+    ck_assert_double_ge(figure(load->out, "fastest_us"), 1000);
     command_free(load);
     ck_assert_int_eq(server_stop(server), 0);
     ck_assert_int_eq(server_stop(upstream), 0);
+    (void)snprintf(text, sizeof text, " requests=%ld text_bytes=%ld\n", lines,
+                   lines * 50);
+    ck_assert_int_eq(server_logged(upstream, text), 1);
     server_free(server);
     server_free(upstream);
+}
+END_TEST
+
+START_TEST(test_server_without_an_upstream_is_unmarked)
+{
+    struct server_process *server =
+        server_start(NULL, "%s --listen 127.0.0.1:0 --echo", threadecho());
+    struct command *load =
+        run_load((int)strtol(server->port, NULL, 10), "-c 2 -n 50" WITH_KEY);
+    check_failures(load, "unmarked", 50);
+    command_free(load);
+    ck_assert_int_eq(server_stop(server), 0);
+    server_free(server);
 }
 END_TEST
 
@@ -1228,6 +1538,10 @@ static const struct {
     {"--warmup 5ss", "--warmup: '5ss' is not a number of seconds"},
     {"--warmup 1.5", "--warmup"},
     {"--timeout 0", "--timeout"},
+    {"--key-file /nowhere/key", "--key-file: /nowhere/key: No such file"},
+    {"--key-file /dev/null",
+     "--key-file: /dev/null has 0 bytes; a key has 16 to 64"},
+    {"--key-file /dev/zero", "has more than 64 bytes; a key has 16 to 64"},
     {"--one-by-one -r 5", "--one-by-one"},
     {"--one-by-one --lines-in-flight 2", "--one-by-one"},
     {"--connect 8080", "--connect: '8080': not HOST:PORT"},
@@ -1266,6 +1580,7 @@ static void add_server_tests(Suite *suite)
     tcase_set_timeout(failures, TEST_TIMEOUT);
     tcase_add_loop_test(failures, test_fault_is_named, 0,
                         COUNT(faulty_servers));
+    tcase_add_test(failures, test_classes_are_the_same_everywhere);
     tcase_add_test(failures, test_lines_left_unsent_are_counted);
     tcase_add_test(failures, test_other_connections_go_on);
     tcase_add_test(failures, test_early_close_of_all_ends_the_run);
@@ -1302,6 +1617,9 @@ static Suite *load_suite(void)
     tcase_add_loop_test(figures, test_closed_loop_obeys_littles_law, 0, 3);
     tcase_add_test(figures,
                    test_closed_loop_goes_on_until_measured_lines_are_answered);
+    tcase_add_loop_test(figures, test_fastest_reply_may_be_one_of_the_warmup,
+                        0, 2);
+    tcase_add_test(figures, test_no_right_reply_leaves_no_fastest);
     tcase_add_test(figures, test_open_loop_does_not_hide_a_stall);
     tcase_add_test(figures, test_open_loop_keeps_its_rate);
     tcase_add_test(figures, test_open_loop_ends_when_overrun);
@@ -1312,6 +1630,7 @@ static Suite *load_suite(void)
     tcase_add_test(figures, test_report_names_what_failed);
     tcase_add_test(figures, test_lack_of_descriptors_is_reported);
     tcase_add_test(figures, test_counts_equal_those_of_the_server);
+    tcase_add_test(figures, test_server_without_an_upstream_is_unmarked);
     suite_add_tcase(suite, figures);
 
     TCase *usage = tcase_create("usage");
