@@ -29,6 +29,9 @@ REQUIRED = -std=c11 -D_POSIX_C_SOURCE=200809L -pthread $(WARNINGS) -MMD -MP
 COMPILE = $(CC) $(CPPFLAGS) $(CFLAGS) $(REQUIRED)
 LINK = $(CC) $(CFLAGS) $(LDFLAGS) -pthread -o $@ $^
 
+# $(call quoted,WORD): one word to the shell, whatever is in it.
+quoted = '$(subst ','\'',$(1))'
+
 # $(call pkg,--libs,NAME): what pkg-config says, or one line that helps.
 pkg = $(if $(shell $(PKG_CONFIG) --exists $(2) && echo found),$(shell \
 	$(PKG_CONFIG) $(1) $(2)),$(error $(2) is missing: run \
@@ -36,6 +39,31 @@ pkg = $(if $(shell $(PKG_CONFIG) --exists $(2) && echo found),$(shell \
 
 .PHONY: all
 all: $(PROGRAM) $(BUILD)/upstream
+
+# What compiles the objects: they depend on this file, which is out of date if
+# it should say something else. So after make CFLAGS=-O0 a plain make compiles
+# all again. Only make install, perhaps run by root, takes what is there.
+FLAGS = $(BUILD)/flags
+define newline :=
+
+
+endef
+compiler := $(shell $(CC) --version 2>/dev/null | head -n 1)
+define flags_text =
+$(compiler)
+CC=$(CC)
+CPPFLAGS=$(CPPFLAGS)
+CFLAGS=$(CFLAGS)
+LDFLAGS=$(LDFLAGS)
+endef
+ifneq ($(filter-out install uninstall,$(or $(MAKECMDGOALS),all)),)
+ifneq ($(file <$(FLAGS)),$(flags_text))
+.PHONY: $(FLAGS)
+endif
+endif
+$(FLAGS):
+	@mkdir -p $(@D)
+	@printf '%s\n' $(subst $(newline),' ',$(call quoted,$(flags_text))) >$@
 
 # What the server and its peers stand on. A program takes what it needs of it.
 LIB = $(BUILD)/lib.a
@@ -49,7 +77,7 @@ $(PROGRAM): $(BUILD)/server.o $(BUILD)/fetch.o $(LIB)
 $(BUILD)/server.o $(BUILD)/fetch.o $(BUILD)/lib/tls.o: private REQUIRED += \
 	$(call pkg,--cflags,libcurl)
 
-$(BUILD)/%.o: %.c
+$(BUILD)/%.o: %.c $(FLAGS)
 	@mkdir -p $(@D)
 	$(COMPILE) -c -o $@ $<
 
@@ -120,7 +148,7 @@ $(addprefix $(BUILD)/tests/bench_,mark payload load): private TEST_LIBS = \
 	$(call pkg,--libs,libsodium)
 
 # It is preloaded into servers that are built without a sanitizer only.
-$(BUILD)/tests/shim.so: tests/shim.c
+$(BUILD)/tests/shim.so: tests/shim.c $(FLAGS)
 	@mkdir -p $(@D)
 	$(COMPILE) -fPIC -shared -o $@ $< -ldl
 
@@ -212,8 +240,6 @@ lint: $(PROGRAM) lint-python lint-go lint-javascript
 demo:
 	scripts/demo
 
-# $(call quoted,WORD): one word to the shell, whatever is in it.
-quoted = '$(subst ','\'',$(1))'
 installed_bin = $(call quoted,$(DESTDIR)$(bindir))
 installed_man1 = $(call quoted,$(DESTDIR)$(man1dir))
 
