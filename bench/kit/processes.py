@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Starts processes, stops them without a trace, and reads their counters."""
+"""Starts programs, and stops them without a trace."""
 
-import collections
 import ctypes
 import os
 import random
@@ -12,13 +11,14 @@ import socket
 import subprocess
 import time
 
+from . import accounts, proc
+
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-CPUCLOCK_SCHED = 2  # in a clock id: the exact CPU time of all threads
-TICKS = os.sysconf("SC_CLK_TCK")
+KILL_PATIENCE = 5  # seconds for what outlives the program that was started
 
 libc = ctypes.CDLL(None, use_errno=True)
-running = []  # each Program that has been started and not yet reaped
+running = []  # each Program that has been started and not yet stopped
 
 
 class Failure(Exception):
@@ -51,36 +51,55 @@ def free_port():
 
 
 class Program:
-    """A program in a session of its own, killed if we die."""
+    """A program in a session of its own, with all that it starts.
+
+    What it starts is killed when it is stopped, wherever that has gone. The
+    program itself is killed if we die. An untrusted one is not part of the
+    kit.
+    """
 
     def __init__(self, command, log, cores=None, stdin=subprocess.DEVNULL,
-                 stdout=subprocess.DEVNULL, stderr=None, cwd=None, env=None):
+                 stdout=subprocess.DEVNULL, stderr=None, cwd=None, env=None,
+                 pass_fds=(), untrusted=False):
         self.command = command
         self.log = log
+        self.account = accounts.open_account(untrusted)
         parent = os.getpid()
 
         def child():
             libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             if os.getppid() != parent:
                 os._exit(127)
+            self.account.join()
             if cores:
                 os.sched_setaffinity(0, cores)
 
-        with open(log, "ab") as output:
-            try:
+        try:
+            with open(log, "ab") as output:
                 self.process = subprocess.Popen(
                     command, stdin=stdin, stdout=stdout,
                     stderr=output if stderr is None else stderr, cwd=cwd,
-                    env=env,
-                    start_new_session=True, preexec_fn=child)
-            except OSError as error:
-                raise Failure(f"cannot run {shlex.join(command)}: "
-                              f"{error.strerror}") from error
+                    env={**(os.environ if env is None else env),
+                         **self.account.environment()},
+                    pass_fds=pass_fds, start_new_session=True,
+                    preexec_fn=child)
+        except (OSError, subprocess.SubprocessError) as error:
+            self.account.close()
+            raise Failure(f"cannot run {shlex.join(command)}: "
+                          f"{getattr(error, 'strerror', None) or error}") \
+                from error
         self.pid = self.process.pid
+        proc.started.add(self.pid)
+        self.account.enter(self.pid)
         running.append(self)
 
-    def ended(self):
-        """Return how it ended, in words; None while it runs."""
+    def pids(self):
+        """Return its live processes."""
+        return self.account.pids()
+
+    def ending(self):
+        """Return how the program itself ended, in words; None while it
+        runs."""
         status = self.process.poll()
         if status is None:
             return None
@@ -88,8 +107,21 @@ class Program:
             return f"was killed by {signal.Signals(-status).name}"
         return f"ended with status {status}"
 
+    def ended(self):
+        """Return how it ended, in words; None while it runs.
+
+        A daemon ends with status 0 and leaves a process that goes on.
+        """
+        ending = self.ending()
+        if self.process.poll() == 0 and self.pids():
+            return None
+        return ending
+
     def stop(self, patience=15):
-        """Stop it and all that it started; return how it ended, in words."""
+        """Stop it and all that it started; return how it ended, in words.
+
+        The program gets SIGTERM first, then what it leaves.
+        """
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -97,15 +129,37 @@ class Program:
             except subprocess.TimeoutExpired:
                 pass
         stuck = self.process.poll() is None
-        kill_session(self.pid)
+        if not stuck and patience:
+            stuck = not self.end_rest(min(patience, KILL_PATIENCE))
+        gone = self.account.close()
         self.process.wait()
+        proc.started.discard(self.pid)
         if self in running:
             running.remove(self)
         for stream in (self.process.stdin, self.process.stdout,
                        self.process.stderr):
             if stream:
                 stream.close()
-        return "did not end on SIGTERM" if stuck else self.ended()
+        if not gone:
+            return "did not end on SIGKILL"
+        return "did not end on SIGTERM" if stuck else self.ending()
+
+    def end_rest(self, patience):
+        """Send SIGTERM to what is left; return whether it ended on that."""
+        limit = time.monotonic() + patience
+        told: set[int] = set()
+        while pids := self.pids():
+            for pid in set(pids) - told:
+                try:
+                    os.kill(pid, signal.SIGTERM)
+                except ProcessLookupError:
+                    pass
+            told |= set(pids)
+            proc.reap_orphans()
+            if time.monotonic() > limit:
+                return False
+            time.sleep(0.01)
+        return True
 
     def tail(self, lines=3, between=" | "):
         """Return the last lines that it wrote to stderr."""
@@ -114,129 +168,10 @@ class Program:
         return between.join(text.strip().splitlines()[-lines:])
 
 
-def kill_session(session):
-    """Kill every process of a session, and reap those that are ours."""
-    limit = time.monotonic() + 10  # a broken disk outlasts SIGKILL
-    while (pids := session_members(session)) and time.monotonic() < limit:
-        for pid in pids:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        for pid in pids:
-            try:
-                # adopted, see adopt_orphans; Popen reaps its own
-                os.waitid(os.P_PID, pid, os.WEXITED | (
-                    os.WNOWAIT if pid == session else 0))
-            except ChildProcessError:
-                time.sleep(0.01)  # not yet adopted
-
-
 def stop_all():
     """Kill whatever still runs."""
     for program in list(running):
         program.stop(patience=0)
-
-
-def stat_fields(pid):
-    """Return the fields of /proc/PID/stat from the state on, or None."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8",
-                  errors="replace") as file:
-            return file.read().rpartition(")")[2].split()
-    except OSError:
-        return None
-
-
-def session_members(session):
-    """Return the processes of a session."""
-    members = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            fields = stat_fields(name)
-            if fields and fields[3] == str(session) and fields[0] != "Z":
-                members.append(int(name))
-    return members
-
-
-def cpu_ns(pids):
-    """Return the CPU time of processes in ns, ended threads included."""
-    total = 0
-    for pid in pids:
-        try:
-            total += time.clock_gettime_ns((~pid << 3) | CPUCLOCK_SCHED)
-        except OSError:
-            pass  # it has ended, see Counters.ended_ticks
-    return total
-
-
-def machine_cpu_ns():
-    """Return the busy time of all cores together in ns, plus a constant.
-
-    It comes from the idle time, which the kernel measures; it only samples
-    what a busy core does.
-    """
-    with open("/proc/stat", encoding="ascii") as file:
-        fields = [int(field) for field in file.readline().split()[1:]]
-    idle = (fields[3] + fields[4]) * (1000000000 // TICKS)
-    return time.monotonic_ns() * (os.cpu_count() or 1) - idle
-
-
-Counters = collections.namedtuple(
-    "Counters", "user_ticks system_ticks ended_ticks voluntary involuntary "
-    "memory_kib threads processes")
-
-
-def counters(session):
-    """Return what the processes of a session have used, in total.
-
-    ended_ticks are those of children that ended and have been reaped.
-    Switches are those of live threads.
-    """
-    user = system = ended = voluntary = involuntary = memory = threads = 0
-    pids = session_members(session)
-    for pid in pids:
-        fields = stat_fields(pid)
-        if not fields:
-            continue
-        user += int(fields[11])
-        system += int(fields[12])
-        ended += int(fields[13]) + int(fields[14])
-        try:
-            tasks = os.listdir(f"/proc/{pid}/task")
-        except OSError:
-            continue
-        threads += len(tasks)
-        for task in tasks:
-            status = read_status(f"/proc/{pid}/task/{task}/status")
-            voluntary += status.get("voluntary_ctxt_switches", 0)
-            involuntary += status.get("nonvoluntary_ctxt_switches", 0)
-        memory += memory_kib(pid)
-    return Counters(user, system, ended, voluntary, involuntary, memory,
-                    threads, len(pids))
-
-
-def read_status(path):
-    """Return the numbers in a status file, by name."""
-    numbers = {}
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                name, _, value = line.partition(":")
-                words = value.split()
-                if words and words[0].isdigit():
-                    numbers[name] = int(words[0])
-    except OSError:
-        pass  # it has just ended
-    return numbers
-
-
-def memory_kib(pid):
-    """Return resident memory; shared pages are divided among their users."""
-    numbers = read_status(f"/proc/{pid}/smaps_rollup")
-    if "Pss" in numbers:
-        return numbers["Pss"]
-    return read_status(f"/proc/{pid}/status").get("VmRSS", 0)
 
 
 def wait_for_port(program, name, patience=20):

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: MIT
+"""Finds all processes that a command starts, whatever they do to get away.
+
+A server may leave its session, fork twice and outlive the program that was
+started. What it uses counts, and when it is stopped nothing may be left. A
+control group knows all of its processes and their CPU time, that of ended ones
+included. Where none can be made, the processes are found through their parents
+and a mark in their environment.
+"""
+
+import collections
+import itertools
+import os
+import signal
+import time
+
+from . import proc
+
+MARK = "THREADECHO_ACCOUNT"
+GROUP = "threadecho-{}-{}"
+KILL_PATIENCE = 10  # seconds; a broken disk outlasts SIGKILL
+
+Usage = collections.namedtuple("Usage", "total_ns user_ns system_ns")
+
+counter = itertools.count(1)
+opened: list["Account"] = []  # accounts that are not closed
+
+
+def open_account(untrusted):
+    """Return a new account, of the best kind that works here.
+
+    Only an untrusted program can be the one that an orphan comes from.
+    """
+    parent = group_parent()
+    if parent:
+        path = os.path.join(parent, GROUP.format(os.getpid(), next(counter)))
+        try:
+            os.mkdir(path)
+            return Group(path, untrusted)
+        except OSError:
+            pass  # not permitted, or a read-only mount
+    return Tree(untrusted)
+
+
+def group_parent():
+    """Return the directory of our own control group (version 2), or None."""
+    own = None
+    for line in proc.read("/proc/self/cgroup").splitlines():
+        if line.startswith("0::"):
+            own = line[3:]
+    for line in proc.read("/proc/self/mountinfo").splitlines():
+        before, _, after = line.partition(" - ")
+        if own and after.split()[:1] == ["cgroup2"]:
+            root, mounted = before.split()[3:5]
+            if own == root or own.startswith(root.rstrip("/") + "/"):
+                return mounted + own[len(root.rstrip("/")):]
+    return None
+
+
+class Account:
+    """The processes of one command."""
+
+    def __init__(self, untrusted):
+        self.mark = f"{os.getpid()}-{next(counter)}"
+        self.untrusted = untrusted
+        self.strangers = set()  # roots that the command did not start
+        opened.append(self)
+
+    def environment(self):
+        """Return what the command's environment needs."""
+        return {MARK: self.mark}
+
+    def join(self):
+        """Called by the command's process, before its exec."""
+
+    def enter(self, pid):
+        """Called once the command has been started."""
+
+    def own_pids(self):
+        raise NotImplementedError
+
+    def pids(self):
+        """Return all live processes, sorted."""
+        return sorted({*self.own_pids(), *self.stranger_pids()})
+
+    def stranger_pids(self):
+        return proc.descendants(self.strangers) if self.strangers else set()
+
+    def usage(self):
+        """Return the CPU time used by now, and its approximate split."""
+        return used_by(self.pids())
+
+    def counts_ended(self):
+        """Return whether usage() includes processes that have ended."""
+        return False
+
+    def kill(self):
+        """Kill all processes; return whether none is left."""
+        limit = time.monotonic() + KILL_PATIENCE
+        while pids := self.pids():
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            proc.reap_orphans()
+            if time.monotonic() > limit:
+                return False
+            time.sleep(0.005)
+        return True
+
+    def close(self):
+        """Kill whatever is left; return whether that worked."""
+        gone = self.kill()
+        proc.reap_orphans()
+        if self in opened:
+            opened.remove(self)
+        return gone
+
+
+def used_by(pids):
+    """Return the usage of live processes."""
+    counted = proc.cpu_ticks(pids)
+    return Usage(proc.cpu_ns(pids), *(ticks * proc.TICK_NS
+                                      for ticks in counted))
+
+
+class Group(Account):
+    """A control group."""
+
+    def __init__(self, path, untrusted):
+        super().__init__(untrusted)
+        self.path = path
+
+    def join(self):
+        with open(os.path.join(self.path, "cgroup.procs"), "w",
+                  encoding="ascii") as file:
+            file.write("0")
+
+    def own_pids(self):
+        found = []
+        for directory, _, _ in os.walk(self.path):
+            found += [int(word) for word in proc.read(
+                os.path.join(directory, "cgroup.procs")).split()]
+        return [pid for pid in found if pid]  # 0 is one that we can't see
+
+    def cpu_stat(self):
+        words = proc.read(os.path.join(self.path, "cpu.stat")).split()
+        return dict(zip(words[::2], words[1::2]))
+
+    def usage(self):
+        stat = self.cpu_stat()
+        names = ("usage_usec", "user_usec", "system_usec")
+        if not all(name in stat for name in names):
+            return super().usage()
+        others = used_by(self.stranger_pids())
+        return Usage(*(int(stat[name]) * 1000 + more
+                       for name, more in zip(names, others)))
+
+    def counts_ended(self):
+        return "usage_usec" in self.cpu_stat()
+
+    def kill(self):
+        try:
+            with open(os.path.join(self.path, "cgroup.kill"), "w",
+                      encoding="ascii") as file:
+                file.write("1")  # at once, so that none can fork first
+        except OSError:
+            pass  # before Linux 5.14
+        return super().kill()
+
+    def close(self):
+        gone = super().close()
+        for directory, _, _ in os.walk(self.path, topdown=False):
+            limit = time.monotonic() + 1
+            while True:
+                try:
+                    os.rmdir(directory)
+                except OSError:  # the last of its processes is just ending
+                    if time.monotonic() < limit:
+                        time.sleep(0.005)
+                        continue
+                break
+        return gone
+
+
+class Tree(Account):
+    """The descendants of the command, and the orphans that we adopted."""
+
+    def __init__(self, untrusted):
+        super().__init__(untrusted)
+        self.root = None
+
+    def enter(self, pid):
+        self.root = pid
+
+    def own_pids(self):
+        """An orphan without a mark is ours if it can be nobody else's."""
+        me = os.getpid()
+        parents = proc.parents()
+        roots = {self.root} if self.root in parents else set()
+        alone = self.untrusted and sum(account.untrusted
+                                       for account in opened) == 1
+        for pid, parent in parents.items():
+            if parent == me and pid not in proc.started:
+                mark = proc.environment(pid).get(MARK)
+                if mark == self.mark or (mark is None and alone):
+                    roots.add(pid)
+        return proc.descendants(roots, parents)
