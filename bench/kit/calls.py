@@ -8,9 +8,9 @@ import signal
 import subprocess
 import time
 
-from . import processes
+from . import proc, processes
 from .processes import Program
-from .run import Load, start_server, start_upstream
+from .run import Load, start_server, start_upstream, start_with_key
 
 EVENT = "raw_syscalls:sys_enter"
 PERF = ["perf", "stat", "--event", EVENT, "--field-separator", ","]
@@ -75,13 +75,14 @@ def by_perf(settings, server, port, concurrency, lines):
     perf starts the load once it is counting, and ends with it.
     """
     report = os.path.join(settings.work, "system-calls")
-    pids = ",".join(map(str, processes.session_members(server.pid)))
-    perf = Program(
+    pids = ",".join(map(str, server.pids()))
+    perf = start_with_key(
+        settings,
         [*PERF, "--output", report, "--pid", pids, "--",
          settings.program("load"), "--connect", f"127.0.0.1:{port}",
          "--connections", str(concurrency), "--requests", str(lines),
          "--timeout", "20"],
-        settings.log("perf"), cores=settings.kit_cores)
+        settings.log("perf"))
     try:
         # perf exits with the load's status: 0 if each reply was right
         if perf.process.wait(LOAD_PATIENCE) != 0:
@@ -98,7 +99,7 @@ def by_perf(settings, server, port, concurrency, lines):
 def by_strace(settings, server, port, concurrency, lines):
     """The same with strace, which detaches before the connections close."""
     report = os.path.join(settings.work, "system-calls")
-    pids = processes.session_members(server.pid)
+    pids = server.pids()
     tracer = Program(
         ["strace", "--follow-forks", "--summary-only", "--output", report,
          "--summary-columns=calls,name"] + [f"--attach={pid}"
@@ -132,7 +133,7 @@ def attached(tracer, pids):
     """Wait until strace traces all of these; return False if it does not."""
     limit = time.monotonic() + 10
     while time.monotonic() < limit and not tracer.ended():
-        traced = [processes.read_status(f"/proc/{pid}/status")
+        traced = [proc.read_status(f"/proc/{pid}/status")
                   .get("TracerPid") == tracer.pid for pid in pids]
         if all(traced):
             return True

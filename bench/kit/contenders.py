@@ -25,6 +25,7 @@ class Contender:
         self.connection = connection  # keep, new, or - (the server's choice)
         self.entry = entry or {}  # its entry in peers.toml
         self.directory = directory  # to run in; None is the root
+        self.fetches = "{upstream}" in template
 
     @property
     def key(self):

@@ -47,6 +47,11 @@ def ordered(values):
     return list(dict.fromkeys(values))
 
 
+def plan_of(row):
+    """Return what names the planned run of a row."""
+    return tuple(row.get(name) for name in PLAN_COLUMNS)
+
+
 def current(rows):
     """Return the rows that count: of each planned run the last one made.
 
@@ -54,7 +59,7 @@ def current(rows):
     """
     last = {}
     for row in rows:
-        last[tuple(row.get(name) for name in PLAN_COLUMNS)] = row
+        last[plan_of(row)] = row
     return list(last.values())
 
 
@@ -102,11 +107,20 @@ class Comparison:
         """Return whether the figures rest on runs that were disturbed."""
         return any(row.get("disturbed") for row in self.runs(name, level))
 
+    @staticmethod
+    def figure(row, column):
+        """Return a figure of a run, or None."""
+        if column == "memory_per_connection_kib" and \
+                row["concurrency"] < MEMORY_FROM:
+            return None
+        value = row.get(column)
+        return value if isinstance(value, float) else None
+
     def value(self, name, level, column):
         """Return the median of the runs, or None."""
-        if column == "memory_per_connection_kib" and level < MEMORY_FROM:
-            return None
-        return median(self.runs(name, level), column)
+        values = [value for row in self.runs(name, level)
+                  if (value := self.figure(row, column)) is not None]
+        return statistics.median(values) if values else None
 
     def spread(self, name, level, column, decimals):
         """Return the least and the most of the runs, as text."""

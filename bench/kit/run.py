@@ -2,79 +2,103 @@
 """Makes one run: a fresh upstream, a server, the load, a row of figures."""
 
 import bisect
+import collections
 import errno
 import gzip
-import itertools
+import hashlib
 import json
 import os
 import re
+import secrets
 import select
 import shutil
 import subprocess
 import threading
 import time
 
-from . import processes
+from . import proc, processes
 from .processes import Failure, Program
 
 # The columns of runs.tsv; the name of a figure ends in its unit.
 COLUMNS = (
-    "run", "contender", "model", "upstream_connection", "concurrency",
-    "delay_ms", "repetition", "valid", "why", "requests", "seconds",
-    "throughput_per_s", "overhead_ratio", "latency_mean_us",
-    "latency_p50_us", "latency_p90_us", "latency_p99_us", "latency_p999_us",
-    "latency_max_us", "cpu_per_request_us", "cpu_user_per_request_us",
+    "run", "contender", "entry", "model", "upstream_connection",
+    "concurrency", "delay_ms", "rate_per_s", "repetition", "valid", "why",
+    "disturbed", "requests", "seconds", "throughput_per_s", "overhead_ratio",
+    "fastest_us", "latency_mean_us", "latency_p50_us", "latency_p90_us",
+    "latency_p99_us", "latency_p999_us", "latency_max_us",
+    "cpu_per_request_us", "cpu_user_per_request_us",
     "cpu_system_per_request_us", "server_cores",
     "voluntary_switches_per_request", "involuntary_switches_per_request",
     "system_calls_per_request", "memory_idle_kib", "memory_loaded_kib",
-    "memory_per_connection_kib", "threads", "processes",
-    "littles_law_ratio", "load_cpu_per_request_us",
+    "memory_per_connection_kib", "memory_growth_per_request_bytes", "threads",
+    "processes", "littles_law_ratio", "load_cpu_per_request_us",
     "upstream_cpu_per_request_us", "load_cores", "upstream_cores",
-    "other_cores", "client_replies", "server_requests",
-    "server_connections", "samples")
+    "other_cores", "steal_cores", "client_replies", "server_requests",
+    "server_connections", "upstream_requests", "upstream_connections",
+    "upstream_text_bytes", "upstream_use", "samples")
 
 LITTLES_LAW = "Little's law"
 LITTLES_LAW_TOLERANCE = 0.05
 KIT_LIMIT_CORES = 0.9  # each part of the kit has one thread
+LATE_LIMIT = 0.05  # of the mean latency: the load's own delay, open loop
+OTHER_LIMIT = 0.1  # of all cores, used by other programs
+STEAL_LIMIT = 0.05  # of all cores, taken by the hypervisor
+TIMER_US = 20  # a reply this much sooner than the delay is not too soon
+CPU_LEAST_US = 1.0  # to receive a line and send a reply takes more
+KEPT_SHARE = 0.1  # of the fetches; so many may still open a connection
 PROBE = b"is anybody there"
+KEY_BYTES = 32
 START_PATIENCE = 30  # seconds; an interpreter has to load its imports
+
+Reading = collections.namedtuple(
+    "Reading", "ns server upstream load machine own_ns")
+
+
+def mark(key, text):
+    """Return what the upstream adds to a text, as upstream.c makes it."""
+    return hashlib.blake2b(text, digest_size=16, key=key).hexdigest()[:16] \
+        .encode()
 
 
 class Monitor(threading.Thread):
     """Reads the CPU clocks of all parts, several times a second."""
 
+    INTERVAL = 0.1  # seconds
+    LOOK = 10  # intervals from one look for processes to the next
+
     def __init__(self, server, upstream):
         super().__init__(daemon=True)
-        self.server = server
-        self.upstream = upstream
+        self.server = server.account
+        self.upstream = upstream.pid
         self.load = None
-        self.readings = []  # (ns, server, upstream, load, machine)
-        self.pids = []
+        self.readings = []
         self.over = threading.Event()
 
     def run(self):
-        interval = 0.1
-        unchanged = 0
-        for count in itertools.count():
-            # Finding processes costs more than reading their clocks, so
-            # look less often once they have stayed the same.
-            if unchanged < 2 or count % 10 == 0:
-                pids = processes.session_members(self.server)
-                unchanged = unchanged + 1 if pids == self.pids else 0
-                if not unchanged:
-                    self.readings = []  # they were of other processes
-                self.pids = pids
-                interval = 0.1 if len(pids) < 50 else 0.3
+        exact = self.server.counts_ended()
+        pids = None
+        count = 0
+        while True:
+            if not exact:
+                # What ended processes have used is lost, so only the time
+                # since the last change counts.
+                now = self.server.pids()
+                if now != pids:
+                    self.readings = []
+                pids = now
             self.read()
-            if self.over.wait(interval):
+            count += 1
+            if count % self.LOOK == 0:
+                proc.reap_orphans()
+            if self.over.wait(self.INTERVAL):
                 return
 
     def read(self):
-        self.readings.append((
-            time.monotonic_ns(), processes.cpu_ns(self.pids),
-            processes.cpu_ns([self.upstream]),
-            processes.cpu_ns([self.load] if self.load else []),
-            processes.machine_cpu_ns()))
+        self.readings.append(Reading(
+            time.monotonic_ns(), self.server.usage(),
+            proc.cpu_ns([self.upstream]),
+            proc.cpu_ns([self.load] if self.load else []), proc.machine(),
+            time.process_time_ns()))
 
     def stop(self):
         self.over.set()
@@ -90,9 +114,21 @@ class Settings:
         self.duration = duration
         self.warmup = warmup
         self.server_cores, self.kit_cores = cores
+        self.key = b""
         self.work = os.path.join(output, "work")
         os.makedirs(self.work, exist_ok=True)
         os.makedirs(os.path.join(output, "samples"), exist_ok=True)
+
+    def new_key(self):
+        """Make the key of a run, which only upstream and load may know."""
+        self.key = secrets.token_bytes(KEY_BYTES)
+
+    def key_pipe(self):
+        """Return a pipe that has the key; the caller closes it."""
+        source, target = os.pipe()
+        os.write(target, self.key)
+        os.close(target)
+        return source
 
     def program(self, name):
         return os.path.join(self.root, "build", name)
@@ -103,6 +139,17 @@ class Settings:
             return path
 
 
+def start_with_key(settings, command, log, **arguments):
+    """Start a part of the kit that reads the key from a pipe."""
+    pipe = settings.key_pipe()
+    try:
+        return Program([*command, "--key-file", f"/dev/fd/{pipe}"], log,
+                       cores=settings.kit_cores, pass_fds=(pipe,),
+                       **arguments)
+    finally:
+        os.close(pipe)
+
+
 class Load:
     """The load generator; it holds its connections once it has measured."""
 
@@ -111,20 +158,21 @@ class Load:
                    f"127.0.0.1:{port}", "--connections", str(concurrency),
                    "--json", "-", "--samples", samples, "--hold",
                    "--timeout", "20"] + arguments
-        self.program = Program(command, settings.log("load"),
-                               cores=settings.kit_cores,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE)
+        self.program = start_with_key(
+            settings, command, settings.log("load"), stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.messages = ""
 
-    def await_hold(self, patience, watched):
+    def await_hold(self, patience, watched, answered=lambda: None):
         """Wait for all replies; return False if it ends or time is up.
 
-        The wait is cut short if one of the watched programs ends.
+        Call answered once each connection has had a reply. The wait is cut
+        short if one of the watched programs ends.
         """
         stream = self.program.process.stderr
         assert stream  # it is a pipe
         limit = time.monotonic() + patience
+        told = False
         while time.monotonic() < limit:
             ready = select.select([stream], [], [], 0.2)[0]
             if ready:
@@ -132,6 +180,9 @@ class Load:
                 if not data:
                     return False
                 self.messages += data.decode("utf-8", "replace")
+                if not told and "each answered" in self.messages:
+                    told = True
+                    answered()
                 if "holding" in self.messages:
                     return True
             if any(program.ended() for program in watched):
@@ -162,17 +213,18 @@ class Load:
         return figures
 
     def complaint(self):
-        """Return its messages, except that it holds."""
+        """Return its messages, except those on its progress."""
         return " | ".join(line for line in self.messages.splitlines()
-                          if "holding" not in line)
+                          if "holding" not in line
+                          and "each answered" not in line)
 
 
 def start_upstream(settings, delay_ms):
     """Start a fresh upstream, without waiting until it listens."""
-    return Program(
-        [settings.program("upstream"), "--listen", "127.0.0.1:0", "--delay",
-         f"{delay_ms:g}"], settings.log("upstream"),
-        cores=settings.kit_cores)
+    settings.new_key()
+    return start_with_key(
+        settings, [settings.program("upstream"), "--listen", "127.0.0.1:0",
+                   "--delay", f"{delay_ms:g}"], settings.log("upstream"))
 
 
 def start_server(settings, contender, port, upstream_port):
@@ -180,7 +232,11 @@ def start_server(settings, contender, port, upstream_port):
     command = contender.command(port, upstream_port)
     server = Program(command, settings.log("server"),
                      cores=settings.server_cores,
-                     cwd=contender.directory or settings.root)
+                     cwd=contender.directory or settings.root,
+                     untrusted=True)
+    expected = b"echo: " + PROBE
+    if contender.fetches:
+        expected += b" " + mark(settings.key, PROBE)
     limit = time.monotonic() + START_PATIENCE
     while time.monotonic() < limit:
         if server.ended():
@@ -190,11 +246,18 @@ def start_server(settings, contender, port, upstream_port):
         except OSError:
             time.sleep(0.02)
             continue
-        if reply == b"echo: " + PROBE + b"\n":
+        if reply == expected + b"\n":
+            # such as a service that was asked to start the server
+            server.account.strangers = proc.other_holders(
+                proc.sockets(port, listening=True), server.pids())
             return server, None
-        return server, f"wrong reply to the first line: {reply!r}"
-    return server, (f"the server did not start: "
-                    f"{server.ended() or 'no answer'}: {server.tail()}")
+        return server, (f"wrong reply to the first line: {reply!r}, not "
+                        f"{expected!r}")
+    ending = server.ended()
+    if ending == "ended with status 0":
+        ending += " (it must go on serving, in the foreground)"
+    return server, (f"the server did not start: {ending or 'no answer'}: "
+                    f"{server.tail()}")
 
 
 def measure(settings, plan, row):
@@ -209,7 +272,7 @@ def measure(settings, plan, row):
         if problem:
             row["why"].append(problem)
             return
-        drive(settings, plan, row, (server, upstream), port)
+        drive(settings, plan, row, (server, upstream), (port, upstream_port))
         if upstream.ended():
             raise Failure(f"the upstream {upstream.ended()} in run "
                           f"{row['run']}: {upstream.tail()}")
@@ -223,25 +286,38 @@ def measure(settings, plan, row):
                 row["why"].append(f"the server {ending}")
             check_summary(server, row)
         upstream.stop()
+        if plan.contender.fetches:
+            take_witness(plan, row, upstream)
 
 
-def drive(settings, plan, row, programs, port):
+def load_arguments(settings, plan):
+    """Return what the load shall do in this run."""
+    arguments = ["--duration", f"{settings.duration:.3f}",
+                 "--warmup", f"{settings.warmup:.3f}s"]
+    if plan.rate:
+        arguments += ["--rate", f"{plan.rate:g}"]
+    return arguments
+
+
+def drive(settings, plan, row, programs, ports):
     """Run the load against a server and record the figures."""
     server, upstream = programs
     raw = os.path.join(settings.work, "samples")
-    before = processes.counters(server.pid)
-    monitor = Monitor(server.pid, upstream.pid)
-    load = Load(settings, port, plan.concurrency,
-                ["--duration", f"{settings.duration:.3f}",
-                 "--warmup", f"{settings.warmup:.3f}s"], raw)
+    answered = []  # memory once each connection has had a reply
+    before = proc.counters(server.pids())
+    monitor = Monitor(server, upstream)
+    load = Load(settings, ports[0], plan.concurrency,
+                load_arguments(settings, plan), raw)
     monitor.load = load.program.pid
     monitor.start()
     try:
-        held = load.await_hold(settings.duration + settings.warmup + 60,
-                               programs)
+        held = load.await_hold(
+            settings.duration + settings.warmup + 60, programs,
+            lambda: answered.append(proc.memory_kib(server.pids())))
     finally:
         monitor.stop()
-    after = processes.counters(server.pid)
+    after = proc.counters(server.pids())
+    outsiders = find_outsiders(server, ports)
     dead = server.ended()
     if dead:
         row["why"].append(f"the server {dead} during the run: "
@@ -260,9 +336,27 @@ def drive(settings, plan, row, programs, port):
         if not row["why"]:
             row["why"].append("the load did not finish")
         return
-    take_counters(plan, row, figures, before, after)
-    take_window(row, raw, figures, monitor.readings, (before, after))
-    check_laws(row)
+    if outsiders:
+        row["why"].append("the CPU time of other processes that serve is not "
+                          f"counted: {outsiders}")
+    take_counters(row, figures, before, after)
+    take_memory(plan, row, figures, before.memory_kib,
+                answered[0] if answered else None, after.memory_kib)
+    if not server.account.counts_ended():
+        check_ended(row, before, after)
+    take_window(row, raw, figures, monitor.readings)
+    check_laws(plan, row)
+    check_quiet(row)
+
+
+def find_outsiders(server, ports):
+    """Return the names of processes that have the server's connections, to
+    its clients or to the upstream, and are not of the server."""
+    port, upstream_port = ports
+    inodes = proc.sockets(port, listening=False)
+    inodes |= proc.sockets(upstream_port, listening=False, remote=True)
+    return ", ".join(f"{proc.name(pid)} ({pid})" for pid in sorted(
+        proc.other_holders(inodes, server.pids())))
 
 
 def keep_samples(settings, plan, row, raw, figures):
@@ -289,14 +383,13 @@ def keep_samples(settings, plan, row, raw, figures):
 def take_figures(plan, row, figures):
     """Record what the client saw."""
     latency = figures["latency_us"]
-    throughput = figures["requests_per_second"]
     row["requests"] = figures["requests"]
     row["seconds"] = figures["seconds"]
-    row["throughput_per_s"] = throughput
-    fetches = "{upstream}" in plan.contender.template
-    if fetches and plan.delay_ms > 0 and throughput > 0:
-        row["overhead_ratio"] = (plan.concurrency /
-                                 (plan.delay_ms / 1000) / throughput)
+    row["throughput_per_s"] = figures["requests_per_second"]
+    row["fastest_us"] = figures["fastest_us"]
+    if plan.contender.fetches and plan.delay_ms > 0 and figures["requests"]:
+        row["overhead_ratio"] = latency["mean"] / 1000 / plan.delay_ms
+        check_fastest(plan, row)
     for name, key in (("mean", "mean"), ("p50", "p50"), ("p90", "p90"),
                       ("p99", "p99"), ("p999", "p99.9"), ("max", "max")):
         row[f"latency_{name}_us"] = latency[key]
@@ -304,34 +397,58 @@ def take_figures(plan, row, figures):
     row["load_cpu_per_request_us"] = figures["cpu_us_per_request"]
     row["load_cores"] = ((figures["cpu_user"] + figures["cpu_sys"]) /
                          max(figures["seconds"], 1e-9))
+    row["late_mean_us"] = figures["late_us"]["mean"]
     row["client_replies"] = figures["replies"]
     row["client_connections"] = figures["connected"]
+    row["client_lines"] = figures["lines_sent"]
+    row["client_text_bytes"] = figures["text_bytes"]
     row["slowest_us"] = latency["max"]
 
 
-def take_counters(plan, row, figures, before, after):
+def check_fastest(plan, row):
+    """Check that no reply came sooner than the upstream can have answered."""
+    if row["fastest_us"] < plan.delay_ms * 1000 - TIMER_US:
+        row["why"].append(f"a reply came after {row['fastest_us'] / 1000:.2f} "
+                          f"ms, sooner than the upstream answers "
+                          f"({plan.delay_ms:g} ms)")
+
+
+def take_counters(row, figures, before, after):
     """Record the kernel's counts, from the idle server to the last reply."""
     replies = max(figures["replies"], 1)
     row["voluntary_switches_per_request"] = (
         (after.voluntary - before.voluntary) / replies)
     row["involuntary_switches_per_request"] = (
         (after.involuntary - before.involuntary) / replies)
-    row["memory_idle_kib"] = before.memory_kib
-    row["memory_loaded_kib"] = after.memory_kib
-    if plan.concurrency >= 10:  # with fewer it depends on the allocator
-        row["memory_per_connection_kib"] = (
-            (after.memory_kib - before.memory_kib) / plan.concurrency)
-    ended = after.ended_ticks - before.ended_ticks
-    used = (after.user_ticks + after.system_ticks -
-            before.user_ticks - before.system_ticks)
-    if ended > max(1, 0.01 * used):
-        row["why"].append("processes of the server ended during the run: "
-                          "what they used is not counted")
     row["threads"] = after.threads
     row["processes"] = after.processes
 
 
-def take_window(row, raw, figures, readings, ends):
+def check_ended(row, before, after):
+    """Check that no process has ended, where its usage would be lost."""
+    if after.ended_ticks - before.ended_ticks > 1:
+        row["why"].append("processes of the server ended during the run: "
+                          "what they used is not counted")
+
+
+def take_memory(plan, row, figures, idle, answered, last):
+    """Record what a connection takes, and what each request adds.
+
+    The readings are of the idle server, of one that has answered each
+    connection once (None without a warm-up), and of the end.
+    """
+    first = last if answered is None else answered
+    requests = figures["replies"] - plan.concurrency
+    row["memory_idle_kib"] = idle
+    row["memory_loaded_kib"] = last
+    if plan.concurrency >= 10:  # with fewer it depends on the allocator
+        row["memory_per_connection_kib"] = (first - idle) / plan.concurrency
+    if answered is not None and requests > 0:
+        row["memory_growth_per_request_bytes"] = \
+            (last - first) * 1024 / requests
+
+
+def take_window(row, raw, figures, readings):
     """Record CPU per request, between two readings in the measured time."""
     zero = figures["began_ns"]
     replies = []  # when each came, those of the warm-up included
@@ -344,32 +461,78 @@ def take_window(row, raw, figures, readings, ends):
                                float(latency) * 1e3)
     replies.sort()
     inside = [reading for reading in readings
-              if 0 <= reading[0] - zero <= figures["seconds"] * 1e9]
+              if 0 <= reading.ns - zero <= figures["seconds"] * 1e9]
     if len(inside) < 2:
         row["why"].append("too few readings of the CPU clocks")
         return
     begin, end = inside[0], inside[-1]
-    requests = (bisect.bisect_right(replies, end[0]) -
-                bisect.bisect_right(replies, begin[0]))
-    seconds = (end[0] - begin[0]) / 1e9
+    requests = (bisect.bisect_right(replies, end.ns) -
+                bisect.bisect_right(replies, begin.ns))
     if requests == 0:
         row["why"].append("no reply between two readings")
         return
-    server, upstream, load, machine = (
-        (late - early) / 1e3 for early, late in zip(begin[1:], end[1:]))
-    before, after = ends
-    user = after.user_ticks - before.user_ticks
-    system = after.system_ticks - before.system_ticks
+    nanoseconds = end.ns - begin.ns
+    total, user, system = (late - early for early, late in
+                           zip(begin.server, end.server))
+    upstream = end.upstream - begin.upstream
+    load = end.load - begin.load
     # the total is exact, its split is sampled by the kernel's ticks
     share = user / (user + system) if user + system else 0.5
-    row["cpu_per_request_us"] = server / requests
-    row["cpu_user_per_request_us"] = server / requests * share
-    row["cpu_system_per_request_us"] = server / requests * (1 - share)
-    row["upstream_cpu_per_request_us"] = upstream / requests
-    row["server_cores"] = server / 1e6 / seconds
-    row["upstream_cores"] = upstream / 1e6 / seconds
-    row["other_cores"] = (machine - server - upstream -
-                          load) / 1e6 / seconds
+    each = total / 1e3 / requests
+    row["cpu_per_request_us"] = each
+    row["cpu_user_per_request_us"] = each * share
+    row["cpu_system_per_request_us"] = each * (1 - share)
+    row["upstream_cpu_per_request_us"] = upstream / 1e3 / requests
+    row["server_cores"] = total / nanoseconds
+    row["upstream_cores"] = upstream / nanoseconds
+    own = end.own_ns - begin.own_ns
+    busy = end.machine.busy_ns - begin.machine.busy_ns
+    stolen = end.machine.stolen_ns - begin.machine.stolen_ns
+    row["other_cores"] = max(busy - total - upstream - load - own,
+                             0) / nanoseconds
+    row["steal_cores"] = stolen / nanoseconds
+    if each < CPU_LEAST_US:
+        row["why"].append(f"the server used no CPU time ({each:.2f} us a "
+                          "request): the process that serves was not found")
+
+
+def take_witness(plan, row, upstream):
+    """Record what the upstream counted, and check the client's counts."""
+    found = re.findall(r"^upstream: (connections=.*)$", upstream.tail(9, "\n"),
+                       re.M)
+    if not found:
+        raise Failure(f"the upstream has not counted: {upstream.tail()}")
+    counted = dict(word.split("=") for word in found[-1].split())
+    for name in ("connections", "requests", "text_bytes"):
+        row[f"upstream_{name}"] = int(counted[name])
+    if row.get("client_lines") is None:
+        return
+    row["upstream_use"] = upstream_use(plan, row)
+    # the probe was one more line
+    for name, mine, what in (
+            ("requests", row["client_lines"] + 1, "requests"),
+            ("text_bytes", row["client_text_bytes"] + len(PROBE),
+             "bytes of text")):
+        if row[f"upstream_{name}"] != mine:
+            row["why"].append(f"the upstream got {row[f'upstream_{name}']} "
+                              f"{what}, the client sent {mine}")
+    declared = plan.contender.connection
+    if declared != "-" and row["upstream_use"] != declared:
+        row["why"].append(f"its upstream connections are not '{declared}': "
+                          f"{row['upstream_connections']} for "
+                          f"{row['upstream_requests']} requests")
+
+
+def upstream_use(plan, row):
+    """Return whether the server keeps its upstream connections: keep, new or
+    mixed."""
+    opened, requests = row["upstream_connections"], row["upstream_requests"]
+    if abs(opened - requests) <= max(1, 0.001 * requests):
+        return "new"
+    # each connection's own, the probe's, and those that are opened again
+    if opened <= plan.concurrency + 1 + KEPT_SHARE * requests:
+        return "keep"
+    return "mixed"
 
 
 def check_replies(row, figures):
@@ -385,17 +548,31 @@ def check_replies(row, figures):
         row["why"].append("no request was measured")
 
 
-def check_laws(row):
+def check_laws(plan, row):
     """Check what holds for every sound measurement."""
     ratio = row["littles_law_ratio"]
-    if abs(ratio - 1) > LITTLES_LAW_TOLERANCE:
+    if not plan.rate and abs(ratio - 1) > LITTLES_LAW_TOLERANCE:
         row["why"].append(f"{LITTLES_LAW}: throughput x mean latency is "
                           f"{ratio:.3f} of the concurrency")
+    if plan.rate and row["late_mean_us"] > LATE_LIMIT * row["latency_mean_us"]:
+        row["why"].append("the kit was the limit: load sent its lines "
+                          f"{row['late_mean_us']:.0f} us late")
     for part in ("load", "upstream"):
         cores = row.get(f"{part}_cores") or 0
         if cores > KIT_LIMIT_CORES:
             row["why"].append(f"the kit was the limit: {part} used "
                               f"{cores:.2f} of its one core")
+
+
+def check_quiet(row):
+    """Record whether others used the cores meanwhile."""
+    cores = os.cpu_count() or 1
+    found = []
+    if (row["other_cores"] or 0) > OTHER_LIMIT * cores:
+        found.append(f"other programs used {row['other_cores']:.2f} cores")
+    if (row["steal_cores"] or 0) > STEAL_LIMIT * cores:
+        found.append(f"the hypervisor took {row['steal_cores']:.2f} cores")
+    row["disturbed"] = found
 
 
 def only_too_short(row):
