@@ -1,0 +1,431 @@
+# SPDX-License-Identifier: MIT
+"""Compares each contender with the baseline, and says how sure that is.
+
+The runs of a repetition are neighbours in time, so they are compared in pairs:
+the logarithm of contender / baseline, once per repetition. The baseline enters
+each repetition twice. Its second entry over its first is what the same server
+differs from itself, by chance alone.
+"""
+
+import collections
+import functools
+import html
+import itertools
+import math
+import statistics
+import textwrap
+
+import numpy
+
+from . import results
+
+# What is compared: column, heading.
+FIGURES = (
+    ("cpu_per_request_us", "CPU"),
+    ("throughput_per_s", "requests/s"),
+    ("latency_p50_us", "p50"),
+    ("latency_p99_us", "p99"),
+    ("memory_per_connection_kib", "memory"),
+)
+CPU = FIGURES[0][0]
+
+CHANCE = 0.05  # an interval misses the true ratio this often
+SMALLEST = 0.01  # a difference below 1 % is none
+FEW = 5  # with fewer pairs the spread is taken from all contenders together
+POOL_LEAST = 12  # deviations that are enough to tell a spread
+TRIMMED = 0.2  # of the pairs, left out at each end: a busy host slows some
+RESAMPLES = 2000
+COLUMNS = 80  # of a terminal
+NAME = 20  # columns for a name
+CELL = 12  # columns for a figure
+
+# A ratio to the baseline, its interval, the number of pairs; word is less,
+# more, none (no difference) or few (too few pairs to tell).
+Ratio = collections.namedtuple("Ratio", "estimate low high pairs word")
+
+WORDS = {"less": "less", "more": "more", "none": "no difference",
+         "few": "too few runs to tell"}
+
+
+def trimmed_mean(values):
+    """Return the trimmed mean over the last axis."""
+    size = values.shape[-1]
+    cut = int(TRIMMED * size)
+    return numpy.sort(values)[..., cut:size - cut].mean(axis=-1)
+
+
+@functools.cache
+def t_quantile(probability, freedom):
+    """Return a quantile of Student's t distribution, above the median."""
+    # With t = sqrt(freedom) tan(angle), its density is cos^(freedom - 1).
+    angles = numpy.linspace(0, math.pi / 2, 200001)
+    areas = numpy.cumsum(numpy.cos(angles) ** (freedom - 1))
+    angle = angles[numpy.searchsorted(areas, (2 * probability - 1) *
+                                      areas[-1])]
+    return math.sqrt(freedom) * math.tan(angle)
+
+
+@functools.cache
+def resampling(size, seed):
+    """Return which values each resample has: the same ones for each figure."""
+    return numpy.random.default_rng((size, seed)).integers(
+        0, size, (RESAMPLES, size))
+
+
+class Spread:
+    """How the trimmed mean of some values may vary, and by that their
+    difference from other values, if there are any."""
+
+    def __init__(self, values, pool, others=()):
+        self.size = min(len(values), len(others) or len(values))
+        self.expand = self.size >= FEW
+        self.few = not self.expand and len(pool) < POOL_LEAST
+        self.mean, self.means = 0.0, numpy.zeros(RESAMPLES)
+        for seed, sign, each in (1, 1, values), (2, -1, others):
+            if len(each):
+                array = numpy.array(each)
+                self.mean += sign * float(trimmed_mean(array))
+                self.means += sign * self.resampled(array, pool, seed)
+
+    def resampled(self, values, pool, seed):
+        """Return the trimmed means of resamples of the values; of a few
+        values, as far as all deviations can tell."""
+        size = len(values)
+        if self.expand:
+            return trimmed_mean(values[resampling(size, seed)])
+        if self.few:
+            return numpy.zeros(RESAMPLES)
+        chosen = numpy.random.default_rng((size, seed)).choice(
+            numpy.concatenate([pool, -pool]), (RESAMPLES, size))
+        return trimmed_mean(values) + trimmed_mean(chosen)
+
+    def interval(self, chance):
+        """Return the interval that misses the true mean by this chance.
+
+        The percentile interval of a few values is too narrow. Expanded like
+        this (Hesterberg 2015, section 5.3) it is as wide as Student's would
+        be.
+        """
+        tail = chance / 2
+        if self.expand:
+            tail = statistics.NormalDist().cdf(
+                -math.sqrt(self.size / (self.size - 1)) *
+                t_quantile(1 - tail, self.size - 1))
+        low, high = numpy.quantile(self.means, (tail, 1 - tail))
+        return float(low), float(high)
+
+
+def logarithms(comparison, name, level, column):
+    """Return the logarithms of a figure, by repetition and entry."""
+    found: dict[float, dict] = collections.defaultdict(dict)
+    for row in comparison.runs(name, level):
+        value = comparison.figure(row, column)
+        if value and value > 0:
+            found[row["repetition"]][row.get("entry") or 1] = math.log(value)
+    return found
+
+
+def pairs_of(comparison, baseline, name, level, column):
+    """Return log(contender / baseline) by repetition.
+
+    For the baseline itself it is log(second entry / first).
+    """
+    base = logarithms(comparison, baseline, level, column)
+    if name == baseline:
+        return {repetition: entries[2] - entries[1]
+                for repetition, entries in base.items() if len(entries) == 2}
+    return {repetition: statistics.fmean(entries.values()) -
+            statistics.fmean(base[repetition].values())
+            for repetition, entries in logarithms(comparison, name, level,
+                                                  column).items()
+            if repetition in base}
+
+
+def deviations(many):
+    """Return how values deviate from their mean, of all sets of two or
+    more."""
+    found: list[float] = []
+    for values in many:
+        if len(values) > 1:
+            mean = statistics.fmean(values)
+            scale = math.sqrt(len(values) / (len(values) - 1))
+            found += [(value - mean) * scale for value in values]
+    return numpy.array(found)
+
+
+def ratio_of(spread, tries, floor):
+    """Return the ratio that a spread stands for.
+
+    It is different from 1 only if an interval excludes 1 that allows for the
+    number of figures that are compared, and if the baseline does not differ
+    from itself by as much.
+    """
+    if spread.few:
+        return Ratio(math.exp(spread.mean), None, None, spread.size, "few")
+    low, high = spread.interval(CHANCE)
+    surely_low, surely_high = spread.interval(CHANCE / tries)
+    least = math.log1p(SMALLEST)
+    if floor is not None and not floor.few:
+        least = max(least, *(abs(bound) for bound in floor.interval(CHANCE)))
+    word = "none"
+    if abs(spread.mean) > least and (surely_low > 0 or surely_high < 0):
+        word = "more" if spread.mean > 0 else "less"
+    return Ratio(math.exp(spread.mean), math.exp(low), math.exp(high),
+                 spread.size, word)
+
+
+class Verdict:
+    """The ratios of one comparison."""
+
+    def __init__(self, comparison, baseline):
+        self.comparison = comparison
+        self.baseline = baseline
+        self.names = [baseline] + [name for name in comparison.names
+                                   if name != baseline]
+        self.levels = [*comparison.levels]
+        pairs = {(name, level, column): pairs_of(comparison, baseline, name,
+                                                 level, column)
+                 for name in self.names for level in self.levels
+                 for column, _ in FIGURES}
+        self.ratios = self.judge({key: list(each.values())
+                                  for key, each in pairs.items() if each})
+
+    def judge(self, pairs):
+        """Return the ratio of each (name, level, column) that has pairs."""
+        spreads = {}
+        for level, (column, _) in itertools.product(self.levels, FIGURES):
+            keys = [key for key in pairs if key[1:] == (level, column)]
+            pool = deviations([pairs[key] for key in keys])
+            spreads.update({key: Spread(pairs[key], pool) for key in keys})
+        found = {}
+        for key, spread in spreads.items():
+            name, level, column = key
+            tries = sum(other[0] == name for other in spreads)
+            floor = spreads.get((self.baseline, level, column))
+            found[key] = ratio_of(spread, tries, None if name == self.baseline
+                                  else floor)
+        return found
+
+    def get(self, name, level, column):
+        """Return a ratio, or None."""
+        return self.ratios.get((name, level, column))
+
+    def headline(self, name):
+        """Return the most connections with a ratio of CPU per request, and
+        that ratio, or None."""
+        for level in reversed(self.levels):
+            ratio = self.get(name, level, CPU)
+            if ratio:
+                return level, ratio
+        return None
+
+    def width(self, name, level):
+        """Return half the width of the interval of CPU per request, as a
+        share; infinite if it is not known."""
+        ratio = self.get(name, level, CPU)
+        if not ratio or ratio.low is None:
+            return math.inf
+        return (math.log(ratio.high) - math.log(ratio.low)) / 2
+
+
+def verdicts_of(rows, baseline):
+    """Return the verdicts of all comparisons that have the baseline."""
+    return [Verdict(comparison, baseline)
+            for comparison in results.comparisons_of(rows)
+            if baseline in comparison.names]
+
+
+def number(ratio):
+    return f"{ratio.estimate:.2f}"
+
+
+def interval(ratio, dash="–"):
+    if ratio.low is None:
+        return ""
+    return f"{ratio.low:.2f}{dash}{ratio.high:.2f}"
+
+
+def entry_name(name, baseline):
+    return f"{name}, again" if name == baseline else name
+
+
+def sentence(verdict, name):
+    """Return the verdict on one contender in a sentence."""
+    baseline = verdict.baseline
+    who = f"{name} against itself" if name == baseline else name
+    found = verdict.headline(name)
+    if found is None:
+        return f"{who}: no valid pair of runs to compare"
+    level, ratio = found
+    where = f"CPU per request at {results.connections(level)}"
+    if ratio.word == "few":
+        return f"{who}: {number(ratio)} of {baseline}'s {where}, but too " \
+               "few runs to tell"
+    between = f"{ratio.low:.2f} to {ratio.high:.2f}"
+    if ratio.word == "none":
+        return f"{who}: no difference from {baseline} in {where} " \
+               f"({number(ratio)}, {between})"
+    return f"{who}: {number(ratio)} of {baseline}'s {where} ({between}): " \
+           f"{ratio.word}"
+
+
+def shorten(name, width):
+    """Return a name that fits, without its middle if it is too long."""
+    if len(name) <= width:
+        return name
+    return name[:width - width // 2 - 1] + "…" + name[-(width // 2):]
+
+
+def terminal_table(verdict):
+    """Return the lines of the table, for a terminal."""
+    title = verdict.comparison.title()
+    lines = textwrap.wrap(
+        f"Against {verdict.baseline}, with 95 % intervals: "
+        f"{title[0].lower()}{title[1:]}. A * marks what differs by more than "
+        f"{verdict.baseline} from itself.", COLUMNS)
+    lines += ["", " " * NAME + "".join(f"{heading:>{CELL - 1}} "
+                                       for _, heading in FIGURES)]
+    for level in verdict.levels:
+        lines.append(results.connections(level))
+        for name in verdict.names:
+            found = [verdict.get(name, level, column)
+                     for column, _ in FIGURES]
+            if not any(found):
+                continue
+            label = shorten(entry_name(name, verdict.baseline), NAME - 3)
+            first = f"  {label:<{NAME - 2}}"
+            second = " " * NAME
+            for ratio in found:
+                text = number(ratio) if ratio else "–"
+                mark = "*" if ratio and ratio.word in ("less", "more") else " "
+                first += f"{text:>{CELL - 1}}{mark}"
+                bounds = interval(ratio) if ratio else ""
+                second += f"{bounds:>{CELL - 1}} "
+            lines.append(first.rstrip())
+            if second.strip():
+                lines.append(second.rstrip())
+    return lines
+
+
+def in_words(found):
+    """Return in words what differs among (heading, ratio)."""
+    real = [f"{heading} {WORDS[ratio.word]}" for heading, ratio in found
+            if ratio.word in ("less", "more")]
+    if real:
+        return ", ".join(real)
+    few = all(ratio.word == "few" for _, ratio in found)
+    return WORDS["few" if few else "none"]
+
+
+def html_table(verdict):
+    """Return the table as HTML."""
+    heads = "".join(f"<th>{heading}</th>" for _, heading in FIGURES)
+    parts = ['<div class="wide"><table class="ratios"><thead><tr>'
+             f"<th>server</th>{heads}<th>in words</th></tr></thead><tbody>"]
+    for level in verdict.levels:
+        parts.append(f'<tr class="level"><th colspan="{len(FIGURES) + 2}">'
+                     f"{results.connections(level)}</th></tr>")
+        for name in verdict.names:
+            found = [(heading, verdict.get(name, level, column))
+                     for column, heading in FIGURES]
+            if not any(ratio for _, ratio in found):
+                continue
+            cells = "".join(html_cell(ratio) for _, ratio in found)
+            words = in_words([each for each in found if each[1]])
+            own = ' class="base"' if name == verdict.baseline else ""
+            parts.append(f"<tr{own}><td>"
+                         f"{html.escape(entry_name(name, verdict.baseline))}"
+                         f"</td>{cells}<td>{words}</td></tr>")
+    parts.append("</tbody></table></div>")
+    return "\n".join(parts)
+
+
+def html_cell(ratio):
+    if not ratio:
+        return "<td>–</td>"
+    real = ' class="real"' if ratio.word in ("less", "more") else ""
+    bounds = interval(ratio)
+    return (f"<td{real}>{number(ratio)}"
+            f"{'<br><small>' + bounds + '</small>' if bounds else ''}</td>")
+
+
+def html_section(rows, baseline):
+    """Return the verdict as parts of a page, without its heading."""
+    trusted, said = quality(rows)
+    parts = [f'<p class="verdict {"good" if trusted else "bad"}">'
+             f"{html.escape(' '.join(said))}</p>"]
+    found = verdicts_of(rows, baseline)
+    if not found:
+        return parts
+    parts.append(
+        f"<p>Each figure divided by {html.escape(baseline)}’s in the same "
+        "repetition, with the interval that has the true ratio in 95 of 100 "
+        "measurements. Bold: it differs from 1 by more than "
+        f"{html.escape(baseline)} differs from itself (“again”), and by "
+        "more than 1 %. Less CPU, latency and memory is better; more "
+        "requests are.</p>")
+    for verdict in found:
+        parts.append(f"<h3>{html.escape(verdict.comparison.title())}</h3>")
+        parts.append("<ul>" + "".join(
+            f"<li>{html.escape(sentence(verdict, name))}</li>"
+            for name in verdict.names) + "</ul>")
+        parts.append(html_table(verdict))
+    return parts
+
+
+def title(rows, baseline):
+    """Return what was compared."""
+    names = [name for name in results.ordered(row["contender"]
+                                              for row in rows)
+             if name != baseline]
+    if not names:
+        return f"{baseline}, measured"
+    if len(names) > 4:
+        return f"{len(names)} servers against {baseline}"
+    listed = ", ".join(names[:-1]) + " and " if len(names) > 1 else ""
+    return f"{listed}{names[-1]} against {baseline}"
+
+
+def quality(rows):
+    """Return whether the rows can be trusted, and sentences on why."""
+    counted = results.current(rows)
+    bad = [row for row in counted if row["valid"] != "yes"]
+    disturbed = [row for row in counted if row.get("disturbed")]
+    shaky = any(comparison.disturbed(name, level)
+                for comparison in results.comparisons_of(rows)
+                for name in comparison.names for level in comparison.levels)
+    said = []
+    if shaky:
+        reasons = results.ordered(
+            reason.rsplit(" ", 2)[0] for row in disturbed
+            for reason in row["disturbed"].split("; "))
+        others = max(row["other_cores"] or 0 for row in disturbed)
+        said.append(f"NOT TRUSTWORTHY: {len(disturbed)} of {len(counted)} "
+                    f"runs were disturbed ({', '.join(reasons)} up to "
+                    f"{others:.1f} cores). Measure again on a quiet machine.")
+    if bad:
+        said.append(f"{len(bad)} of {len(counted)} runs are not valid; the "
+                    "figures leave them out.")
+    elif not shaky:
+        said.append(f"All {len(counted)} runs passed all checks.")
+    again = len(rows) - len(counted)
+    if again:
+        said.append(f"{again} more were disturbed or too short, and were "
+                    "made again.")
+    if disturbed and not shaky:
+        said.append(f"{len(disturbed)} were disturbed and are in no figure.")
+    return not bad and not shaky, said
+
+
+def terminal(rows, baseline):
+    """Return the whole verdict as lines for a terminal."""
+    lines = []
+    for verdict in verdicts_of(rows, baseline):
+        lines += [*terminal_table(verdict), ""]
+        for name in verdict.names:
+            lines += textwrap.wrap(sentence(verdict, name), COLUMNS,
+                                   subsequent_indent="    ")
+        lines.append("")
+    for text in quality(rows)[1]:
+        lines += textwrap.wrap(text, COLUMNS)
+    return lines
