@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Describes the machine and the software of a measurement."""
 
+import glob
+import hashlib
 import os
 import platform
 import re
@@ -22,6 +24,7 @@ VERSIONS = {
     "aiohttp": [PYTHON, "-c", "import aiohttp; print(aiohttp.__version__)"],
     "node": ["node", "--version"],
     "go": ["go", "version"],
+    "numpy": [PYTHON, "-c", "import numpy; print(numpy.__version__)"],
     "gnuplot": ["gnuplot", "--version"],
     "strace": ["strace", "--version"],
     "perf": ["perf", "--version"],
@@ -93,16 +96,60 @@ def words(cores):
     return "all" if cores is None else sorted(cores)
 
 
+def own_commit(root):
+    """Return the commit of the checkout at root, and whether files differ
+    from it; None where root is not itself a checkout."""
+    top = first_line(["git", "rev-parse", "--show-toplevel"], root)
+    if not top or os.path.realpath(top) != os.path.realpath(root):
+        return None, None  # such as an archive within another checkout
+    changed = first_line(["git", "status", "--porcelain",
+                          "--untracked-files=no"], root)
+    return first_line(["git", "rev-parse", "HEAD"], root), bool(changed)
+
+
+def kit_digest(root):
+    """Return a digest of the kit's sources."""
+    digest = hashlib.sha256()
+    for pattern in ("bench/*.[ch]", "bench/kit/*.py", "scripts/bench"):
+        for path in sorted(glob.glob(os.path.join(root, pattern))):
+            with open(path, "rb") as file:
+                digest.update(file.read() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def build_facts(root):
+    """Return the compiler and the flags of what make has built."""
+    flags = (read(os.path.join(root, "build", "flags")) or "").splitlines()
+    return {"compiler": first_line(["cc", "--version"]),
+            "flags": flags or None}
+
+
+SAME = (
+    ("machine", lambda facts: facts.get("cpu", {}).get("model")),
+    ("cores", lambda facts: facts.get("cpu", {}).get("cores")),
+    ("memory", lambda facts: facts.get("memory_mib")),
+    ("kernel", lambda facts: facts.get("kernel")),
+    ("kit", lambda facts: facts.get("kit")),
+    ("compiler and flags", lambda facts: facts.get("build")),
+)
+
+
+def differences(one, other):
+    """Return in what two environments differ, in words."""
+    return [f"{name} {value(one)} and {value(other)}"
+            for name, value in SAME if value(one) != value(other)]
+
+
 def gather(root, cores):
     """Return all facts, for environment.json."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    commit = first_line(["git", "rev-parse", "HEAD"], root)
-    changed = first_line(["git", "status", "--porcelain",
-                          "--untracked-files=no"], root)
+    commit, changed = own_commit(root)
     return {
         "command_line": sys.argv,
         "commit": commit,
-        "uncommitted_changes": bool(changed),
+        "uncommitted_changes": changed,
+        "kit": kit_digest(root),
+        "build": build_facts(root),
         "cpu": {
             "model": cpu_model(),
             "cores": os.cpu_count(),

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: MIT
+"""Prints what the kit has to say, on 80 columns."""
+
+import sys
+import textwrap
+
+COLUMNS = 80
+
+
+def wrap(text, indent=4):
+    """Return the text as lines; a word that is too long gets its own."""
+    return textwrap.wrap(text, COLUMNS, subsequent_indent=" " * indent,
+                         break_long_words=False,
+                         break_on_hyphens=False) or [""]
+
+
+def say(text):
+    """Print a message to stderr."""
+    print("\n".join(wrap(text)), file=sys.stderr, flush=True)

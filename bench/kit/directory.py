@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""The directory of a measurement: made anew, never overwritten, resumed."""
+
+import json
+import os
+import shutil
+import time
+
+from . import results, run
+from .processes import Failure
+
+DEFAULT = os.path.join("build", "bench-results")
+LATEST = "latest"
+STOPPED = "the measurement was stopped"
+
+
+def new_directory(parent, link=True):
+    """Make a directory named after the time, which `latest` points to."""
+    stamp = time.strftime("%Y-%m-%dT%H.%M.%S")
+    for number in range(1, 100):
+        path = os.path.join(parent, stamp + (f"-{number}" if number > 1
+                                             else ""))
+        try:
+            os.makedirs(path)
+        except FileExistsError:
+            continue
+        if link:
+            point_latest(path)
+        return path
+    raise Failure(f"{parent}: cannot make a directory named {stamp}")
+
+
+def point_latest(path):
+    """Have `latest`, beside the directory, point to it."""
+    parent, name = os.path.split(path)
+    link = os.path.join(parent, LATEST)
+    fresh = f"{link}.{os.getpid()}"
+    os.symlink(name, fresh)
+    try:
+        os.replace(fresh, link)
+    except OSError as error:
+        os.remove(fresh)
+        raise Failure(f"{link}: {error.strerror}") from error
+
+
+def check_new(path, option="--output"):
+    """Refuse a directory that has results, or files that are no results."""
+    if not os.path.isdir(path) or not os.listdir(path):
+        return
+    if rows_of(path):
+        raise Failure(f"{option} {path}: has a measurement already; "
+                      f"'scripts/bench --resume {path}' goes on with it")
+    if not any(os.path.exists(os.path.join(path, name))
+               for name in ("runs.tsv", "environment.json",
+                            "pool-environment.json", "protocol.log")):
+        raise Failure(f"{option} {path}: has files that are not of a "
+                      "measurement")
+
+
+def rows_of(path):
+    """Return the rows of a directory's runs.tsv, if there is one."""
+    table = os.path.join(path, "runs.tsv")
+    return results.read_rows(table) if os.path.exists(table) else []
+
+
+def read_facts(path):
+    """Return the facts of a directory that has been begun."""
+    name = os.path.join(path, "environment.json")
+    try:
+        with open(name, encoding="utf-8") as file:
+            return json.load(file)
+    except OSError as error:
+        raise Failure(f"{name}: {error.strerror}") from error
+    except ValueError as error:
+        raise Failure(f"{name}: {error}") from error
+
+
+def write_facts(path, facts):
+    """Write environment.json, all of it or nothing."""
+    name = os.path.join(path, "environment.json")
+    with open(name + ".new", "w", encoding="utf-8") as file:
+        json.dump(facts, file, indent=2)
+        file.write("\n")
+    os.replace(name + ".new", name)
+
+
+class Table:
+    """runs.tsv, to which each run adds a row."""
+
+    def __init__(self, path):
+        self.name = os.path.join(path, "runs.tsv")
+        self.count = 0  # runs in it
+        lines = []
+        if os.path.exists(self.name):
+            with open(self.name, encoding="utf-8") as file:
+                lines = file.read().splitlines()
+        if lines and lines[0].split("\t") != list(run.COLUMNS):
+            raise Failure(f"{self.name}: has the columns of another version")
+        # A row that was being written when the disk was full is cut off.
+        whole = [line for line in lines[1:]
+                 if line.count("\t") == len(run.COLUMNS) - 1]
+        self.count = len(whole)
+        with open(self.name + ".new", "w", encoding="utf-8") as file:
+            for line in ["\t".join(run.COLUMNS), *whole]:
+                file.write(line + "\n")
+        os.replace(self.name + ".new", self.name)
+
+    def add(self, row):
+        with open(self.name, "a", encoding="utf-8") as file:
+            file.write("\t".join(format_value(row[name])
+                                 for name in run.COLUMNS) + "\n")
+
+
+def format_value(value):
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return "; ".join(value).replace("\t", " ").replace("\n", " ")
+    if isinstance(value, float):
+        return f"{value:.6g}" if abs(value) < 1e6 else f"{value:.1f}"
+    return str(value)
+
+
+def made(rows):
+    """Return the plans that have a row, by results.PLAN_COLUMNS."""
+    return {results.plan_of(row) for row in results.current(rows)
+            if STOPPED not in (row["why"] or "")}
+
+
+def remove_work(path):
+    shutil.rmtree(os.path.join(path, "work"), ignore_errors=True)
