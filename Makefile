@@ -142,6 +142,7 @@ $(TESTS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_PARTS) $(LIB)
 	$(LINK) $(LIB) $(call pkg,--libs,check,check) \
 		$(call pkg,--libs,libcurl libssl) $(TEST_LIBS)
 
+$(BUILD)/tests/bench_arguments: $(BUILD)/bench/arguments.o
 $(addprefix $(BUILD)/tests/bench_,mark payload): $(addprefix \
 		$(BUILD)/bench/,mark.o arguments.o)
 $(addprefix $(BUILD)/tests/bench_,mark payload load): private TEST_LIBS = \

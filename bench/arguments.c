@@ -1,5 +1,5 @@
 /*
- * arguments.c - what the kit's programs do with their arguments
+ * arguments.c - what the kit's programs do with their arguments and outputs
  *
  * SPDX-License-Identifier: MIT
  */
@@ -32,6 +32,20 @@ void exit_printing(const char *program, const char *text)
     /* close_stdout() reports an error. */
     (void)fputs(text, stdout);
     exit(close_stdout(program) ? 0 : 1);
+}
+
+int next_option(const char *program, int argc, char **argv,
+                const char *letters, const struct option *options)
+{
+    /* getopt_long() begins its messages with this, and only reads it. */
+    if (argc > 0)
+        argv[0] = (char *)program;
+    int option = getopt_long(argc, argv, letters, options, NULL);
+    if (option == '?') {
+        fprintf(stderr, "Try %s --help.\n", program);
+        exit(2);
+    }
+    return option;
 }
 
 uint64_t whole_argument(const char *program, const char *option,
@@ -141,12 +155,31 @@ uint64_t raise_descriptor_limit(uint64_t want)
     return limit.rlim_cur;
 }
 
+/*
+ * Returns whether nothing was lost, or says what was. If a write has failed
+ * and only ferror() tells of it, errno has long been that of something else.
+ */
+static bool report_loss(const char *program, const char *name, bool lost,
+                        int error)
+{
+    if (error != 0)
+        fprintf(stderr, "%s: cannot write to %s: %s\n", program, name,
+                strerror(error));
+    else if (lost)
+        fprintf(stderr, "%s: cannot write all to %s\n", program, name);
+    return error == 0 && !lost;
+}
+
+bool close_output(const char *program, FILE *file, const char *name, int error)
+{
+    bool lost = ferror(file) != 0;
+    if (fclose(file) != 0 && error == 0)
+        error = errno;
+    return report_loss(program, name, lost, error);
+}
+
 bool close_stdout(const char *program)
 {
-    if (fflush(stdout) != 0 || ferror(stdout)) {
-        fprintf(stderr, "%s: cannot write to standard output: %s\n", program,
-                strerror(errno));
-        return false;
-    }
-    return true;
+    int error = fflush(stdout) != 0 ? errno : 0;
+    return report_loss(program, "standard output", ferror(stdout) != 0, error);
 }

@@ -1,5 +1,5 @@
 /*
- * arguments.h - what the kit's programs do with their arguments
+ * arguments.h - what the kit's programs do with their arguments and outputs
  *
  * An argument program is the name that a message begins with.
  *
@@ -8,9 +8,11 @@
 #ifndef BENCH_ARGUMENTS_H
 #define BENCH_ARGUMENTS_H
 
+#include <getopt.h>
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/socket.h>
 
 #define ADDRESS_TEXT 96 /* bytes of "[IPv6%scope]:PORT", its NUL included */
@@ -32,6 +34,13 @@ _Noreturn void exit_bad_usage(const char *program, const char *format, ...)
 
 /* Prints text to stdout and exits with 0, or with 1 if that failed. */
 _Noreturn void exit_printing(const char *program, const char *text);
+
+/*
+ * Returns the next option as getopt_long() does, or -1. After a message that
+ * begins with the program's name, not its path, exits with 2 if it is wrong.
+ */
+int next_option(const char *program, int argc, char **argv,
+                const char *letters, const struct option *options);
 
 /*
  * Returns the value of an option: a whole number from min to max. Exits by
@@ -66,6 +75,14 @@ const char *format_address(const struct address *address,
  * process may have now, or 0 if that is unknown.
  */
 uint64_t raise_descriptor_limit(uint64_t want);
+
+/*
+ * Closes a file that was written to. An error is the errno of a write that
+ * failed, if known, or 0. Returns false, with a message on stderr that has the
+ * file's name, if anything written to it was lost.
+ */
+bool close_output(const char *program, FILE *file, const char *name,
+                  int error);
 
 /*
  * Flushes stdout: a full disk shows here and no earlier. Returns false, with a

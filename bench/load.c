@@ -14,7 +14,6 @@
 #include "samples.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -220,7 +219,7 @@ static struct load_options parse_load_options(int argc, char **argv)
     int option = 0;
 
     while (option != -1) {
-        option = getopt_long(argc, argv, "a:c:n:d:r:hV", long_options, NULL);
+        option = next_option("load", argc, argv, "a:c:n:d:r:hV", long_options);
         switch (option) {
         case -1:
             break;
@@ -284,9 +283,6 @@ static struct load_options parse_load_options(int argc, char **argv)
             exit_printing("load", usage);
         case 'V':
             exit_printing("load", "load (threadecho) " VERSION "\n");
-        default:
-            fputs("Try load --help.\n", stderr);
-            exit(2);
         }
     }
     if (optind < argc)
@@ -455,19 +451,9 @@ static FILE *open_output(const char *path)
 {
     FILE *file = fopen(path, "w");
     if (file == NULL)
-        fprintf(stderr, "load: cannot write %s: %s\n", path, strerror(errno));
+        fprintf(stderr, "load: cannot write to %s: %s\n", path,
+                strerror(errno));
     return file;
-}
-
-/* Closes it. Returns false, with a message, if any output was lost. */
-static bool close_output(FILE *file, const char *path)
-{
-    bool failed = ferror(file) != 0;
-    if (fclose(file) != 0 || failed) {
-        fprintf(stderr, "load: cannot write %s: %s\n", path, strerror(errno));
-        return false;
-    }
-    return true;
 }
 
 static bool same(const char *a, const char *b)
@@ -475,7 +461,8 @@ static bool same(const char *a, const char *b)
     return a != NULL && strcmp(a, b) == 0;
 }
 
-/* Puts the load on the server and reports. Returns the exit status. */
+/* Puts the load on the server and reports. Closes samples. Returns the exit
+ * status. */
 static int load(const struct load_options *options, FILE *samples, FILE *json)
 {
     struct outcome outcome;
@@ -492,11 +479,13 @@ static int load(const struct load_options *options, FILE *samples, FILE *json)
         write_json(json, &options->plan, &outcome, &figures);
     if (done && json != stdout)
         print_report(&options->plan, &outcome, &figures);
-    if (done && samples != NULL) {
-        /* close_output() reports an error. */
-        (void)samples_write(&outcome.samples, samples);
-    }
+    int error = 0;
+    if (done && samples != NULL && !samples_write(&outcome.samples, samples))
+        error = errno;
     samples_free(&outcome.samples);
+    if (samples != NULL &&
+        !close_output("load", samples, options->samples, error))
+        return 1;
     return done && figures.right ? 0 : 1;
 }
 
@@ -524,9 +513,8 @@ int main(int argc, char **argv)
     }
 
     int status = load(&options, samples, json);
-    if (samples != NULL && !close_output(samples, options.samples))
-        status = 1;
-    if (json != NULL && json != stdout && !close_output(json, options.json))
+    if (json != NULL && json != stdout &&
+        !close_output("load", json, options.json, 0))
         status = 1;
     if (!close_stdout("load"))
         status = 1;

@@ -11,12 +11,12 @@
  *
  * SPDX-License-Identifier: MIT
  */
-#define _GNU_SOURCE /* sched_setaffinity, SCHED_BATCH, getopt_long */
+#define _GNU_SOURCE /* sched_setaffinity, SCHED_BATCH */
 
+#include "../lib/values.h"
 #include "arguments.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
@@ -135,7 +135,8 @@ static const char usage[] =
     "  -j, --json          print one JSON object, not two TSV lines\n"
     "      --samples FILE  write start, end and lateness of each task, in\n"
     "                      ns, to FILE\n"
-    "  -h, --help          print this and exit\n";
+    "  -h, --help          print this and exit\n"
+    "  -V, --version       print the version and exit\n";
 
 /* Prints a message to stderr and exits with 1. */
 __attribute__((format(printf, 1, 2))) static _Noreturn void
@@ -578,16 +579,15 @@ static void write_samples(const struct thread_pool *pool)
     FILE *file = fopen(path, "w");
     if (file == NULL)
         fail("--samples %s: %s", path, strerror(errno));
-    fputs("task\tstarted_ns\tended_ns\tlate_ns\n", file);
-    for (int i = 0; i < pool->options->tasks; i++) {
+    bool written = fputs("task\tstarted_ns\tended_ns\tlate_ns\n", file) >= 0;
+    for (int i = 0; written && i < pool->options->tasks; i++) {
         long long started = pool->tasks[i].started_ns;
         long long ended = pool->tasks[i].ended_ns;
-        fprintf(file, "%d\t%lld\t%lld\t%lld\n", i, started, ended,
-                ended - started - (long long)nap_ns);
+        written = fprintf(file, "%d\t%lld\t%lld\t%lld\n", i, started, ended,
+                          ended - started - (long long)nap_ns) >= 0;
     }
-    bool bad = ferror(file) != 0;
-    if (fclose(file) != 0 || bad)
-        fail("--samples %s: %s", path, strerror(errno));
+    if (!close_output("pool", file, path, written ? 0 : errno))
+        exit(1);
 }
 
 /* Returns which of the names text is, or exits with 2. */
@@ -632,10 +632,12 @@ static void parse_pool_options(int argc, char **argv, struct pool_options *o)
         {"json", no_argument, NULL, 'j'},
         {"samples", required_argument, NULL, OPTION_SAMPLES},
         {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},
         {NULL, 0, NULL, 0},
     };
     for (;;) {
-        int option = getopt_long(argc, argv, "w:n:s:q:jh", long_options, NULL);
+        int option =
+            next_option("pool", argc, argv, "w:n:s:q:jhV", long_options);
         if (option == -1)
             break;
         switch (option) {
@@ -682,9 +684,8 @@ static void parse_pool_options(int argc, char **argv, struct pool_options *o)
             break;
         case 'h':
             exit_printing("pool", usage);
-        default:
-            fputs("Try pool --help.\n", stderr);
-            exit(2);
+        case 'V':
+            exit_printing("pool", "pool (threadecho) " VERSION "\n");
         }
     }
     if (optind < argc)

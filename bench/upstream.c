@@ -17,7 +17,6 @@
 #include <event2/event_struct.h>
 #include <event2/http.h>
 #include <event2/listener.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <netinet/tcp.h>
 #include <signal.h>
@@ -481,7 +480,8 @@ static struct upstream_options parse_upstream_options(int argc, char **argv)
     int option = 0;
 
     while (option != -1) {
-        option = getopt_long(argc, argv, "l:d:s:c:k:hV", long_options, NULL);
+        option =
+            next_option("upstream", argc, argv, "l:d:s:c:k:hV", long_options);
         switch (option) {
         case -1:
             break;
@@ -509,9 +509,6 @@ static struct upstream_options parse_upstream_options(int argc, char **argv)
             exit_printing("upstream", usage);
         case 'V':
             exit_printing("upstream", "upstream (threadecho) " VERSION "\n");
-        default:
-            fputs("Try upstream --help.\n", stderr);
-            exit(2);
         }
     }
     if (optind < argc)

@@ -1557,6 +1557,7 @@ START_TEST(test_bad_usage_is_named)
     ck_assert_int_eq(load->status, 2);
     ck_assert_msg(strstr(load->err, bad_usage[_i].names) != NULL, "%s",
                   load->err);
+    ck_assert_int_eq(strncmp(load->err, "load: ", 6), 0);
     ck_assert_str_eq(load->out, "");
     command_free(load);
 }

@@ -174,7 +174,21 @@ START_TEST(test_pool_refuses_what_is_no_option)
     ck_assert_msg(pool->status == 2, "%s: %d", bad[_i].options, pool->status);
     ck_assert_msg(strstr(pool->err, bad[_i].named) != NULL, "%s: %s",
                   bad[_i].options, pool->err);
+    ck_assert_int_eq(strncmp(pool->err, "pool: ", 6), 0);
     ck_assert_str_eq(pool->out, "");
+    command_free(pool);
+}
+END_TEST
+
+START_TEST(test_pool_prints_help_and_version)
+{
+    static const char *const options[] = {"--help", "-h", "--version", "-V"};
+    struct command *pool = run_pool(options[_i]);
+    ck_assert_int_eq(pool->status, 0);
+    ck_assert_str_eq(pool->err, "");
+    const char *begin = _i < 2 ? "Usage: pool " : "pool (threadecho) 1.";
+    ck_assert_msg(strncmp(pool->out, begin, strlen(begin)) == 0, "%s",
+                  pool->out);
     command_free(pool);
 }
 END_TEST
@@ -237,6 +251,7 @@ static Suite *pool_suite(void)
     tcase_add_test(tests, test_pool_reports_samples_that_do_not_fit);
     tcase_add_loop_test(tests, test_pool_reports_output_that_does_not_fit, 0,
                         2);
+    tcase_add_loop_test(tests, test_pool_prints_help_and_version, 0, 4);
     tcase_add_loop_test(tests, test_pool_refuses_what_is_no_option, 0,
                         COUNT(bad));
     tcase_add_test(tests, test_pool_json_is_one_object);

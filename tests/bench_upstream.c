@@ -620,6 +620,7 @@ START_TEST(test_bad_usage_is_named)
     ck_assert_int_eq(command->status, 2);
     ck_assert_msg(strstr(command->err, bad_usage[_i].names) != NULL, "%s",
                   command->err);
+    ck_assert_int_eq(strncmp(command->err, "upstream: ", 10), 0);
     ck_assert_str_eq(command->out, "");
     command_free(command);
 }
