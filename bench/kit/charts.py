@@ -1,206 +1,451 @@
 # SPDX-License-Identifier: MIT
-"""Draws charts as SVG, with gnuplot, that are readable on white and on black.
+"""Draws charts as SVG that are readable on white, on black and on a phone.
 
-What gnuplot draws in black gets the colour of the surrounding text.
+A chart is as wide as a phone, so its text is as large there as on a desk.
+What has the colour of the text follows the reader's colour scheme.
 """
 
-import os
-import re
-import shutil
-import subprocess
+import html
+import math
+import statistics
+from typing import NamedTuple
 
-from .processes import Failure
-
-WIDTH = 500
-ROW = 17  # height of a bar with its gap
+WIDTH = 380
+SMALL_WIDTH = 280  # of a heat map among others
+ROW = 16  # height of a row with its gap
+NAME_WIDTH = 126  # longest name beside a chart
+TEXT_SIZE = 11
+SQUEEZED = 4  # the largest value is this many times the median
 # Medium lightness, so each is visible on white and on black.
 COLOURS = ("#e4572e", "#2f86d6", "#3a9d5d", "#a868d6", "#d9901a", "#1ba3a3",
            "#d6579c", "#7d8a2e", "#8a6a4f", "#6f7ff0", "#b03a48", "#5f8f8f",
            "#c27ba0", "#4f9ad0")
-BASELINE = "threadecho"
+TEXT_COLOUR = "currentColor"
+HEAT_CELL = 3  # side of a heat map's cell
+HEAT_SHADES = (0.3, 0.42, 0.54, 0.66, 0.8, 1)
 
-STYLE = (".chart{color:#1b1f24}"
+STYLE = (".chart{color:#1b1f24;font:11px system-ui,-apple-system,'Segoe UI',"
+         "Roboto,sans-serif}.chart text{fill:currentColor}"
+         ".chart .heading{font-weight:600}.chart .tick{font-size:10px}"
+         ".chart .grid{stroke:#8a8f98;stroke-width:.5;stroke-dasharray:2 3}"
+         ".chart .axis{stroke:currentColor;stroke-width:.7;fill:none}"
+         ".chart .reference{stroke:#8a8f98;stroke-dasharray:5 4}"
+         ".chart .series:hover path{stroke-width:4}"
          "@media(prefers-color-scheme:dark){.chart{color:#e3e6ea}}")
 
 
-def colour_of(names, baseline=BASELINE):
+class Row(NamedTuple):
+    """A contender in a panel: a value for each part of the chart."""
+    name: str
+    values: tuple
+    label: str  # its figures, as the tables show them
+    hover: str
+
+
+class Panel(NamedTuple):
+    """The rows at one number of connections, with a scale of their own."""
+    heading: str
+    rows: list
+    floor: float = 0  # a logarithmic scale starts no lower
+
+
+class Line(NamedTuple):
+    """A contender in a line chart."""
+    name: str
+    points: list  # (x, y, hover)
+
+
+def colour_of(names, baseline):
     """Return a colour for each name; the baseline has the text's colour."""
     others = [name for name in names if name != baseline]
     colours = {name: COLOURS[index % len(COLOURS)]
                for index, name in enumerate(others)}
-    colours[baseline] = "black"
+    colours[baseline] = TEXT_COLOUR
     return colours
 
 
-def quoted(text):
-    """Return text as a gnuplot string."""
-    return '"' + re.sub(r'([\\"])', r"\\\1", text) + '"'
+def text_width(text, size=TEXT_SIZE):
+    """Return a width that the text has at most, in any usual font."""
+    wide = {**dict.fromkeys(" !'(),-./:;I[]ijl|ftr·", 0.42),
+            **dict.fromkeys("abcdeghknopqsuvxyz_0123456789–", 0.65),
+            **dict.fromkeys("mwMW@%…", 1.0)}
+    return size * sum(wide.get(letter, 0.8) for letter in text)
 
 
-def draw(path, height, script):
-    """Run a gnuplot script that draws into path; return the SVG as text."""
-    name = os.path.splitext(os.path.basename(path))[0]
-    if not shutil.which("gnuplot"):
-        raise Failure("gnuplot is not installed: gnuplot-nox "
-                      "(scripts/install-deps bench)")
-    head = (f'set terminal svg noenhanced size {WIDTH},{height} dynamic '
-            f'font "sans-serif,12" name "chart" '
-            "linewidth 1.2\n"
-            f"set output {quoted(path)}\n"
-            "set border 3 linewidth 0.7\nset tics nomirror scale 0.6\n"
-            'set grid linecolor rgb "#8a8f98" linewidth 0.4 '
-            "dashtype 3\n")
-    done = subprocess.run(["gnuplot"], input=head + script, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          check=False)
-    if done.returncode != 0:
-        raise Failure(f"gnuplot: {name}: {done.stderr.strip()}")
-    with open(path, encoding="utf-8") as file:
-        text = recolour(file.read(), name)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-    return text
+def shorten(text, width):
+    """Return the text, without its middle if it is wider than this."""
+    if text_width(text) <= width:
+        return text
+    for kept in range(len(text) - 1, 1, -1):
+        short = text[:(kept + 1) // 2] + "…" + text[-(kept // 2):]
+        if text_width(short) <= width:
+            return short
+    return "…"
 
 
-def recolour(svg, name):
-    """Replace black with the text's colour, and make ids unique on a page."""
-    svg = svg[svg.index("<svg"):]
-    svg = re.sub(r"rgb\( *0, *0, *0 *\)|(?<=[\"' :])black(?=[\"' ;])",
-                 "currentColor", svg)
-    svg = re.sub(r"(id=['\"]|url\(#|href=['\"]#)", rf"\g<1>{name}-", svg)
-    svg = re.sub(r"<title>.*?</title>|<desc>.*?</desc>", "", svg,
-                 flags=re.S)
-    return re.sub(r"<svg\b", f'<svg class="chart" role="img" '
-                  f'aria-label="{name}"', svg, count=1) \
-        .replace("<defs>", f"<style>{STYLE}</style>\n<defs>", 1)
+def squeezed(panels):
+    """Return whether the largest bar of a panel leaves the others no room."""
+    for panel in panels:
+        totals = [sum(row.values) for row in panel.rows]
+        if max(totals) > SQUEEZED * statistics.median_low(totals):
+            return True
+    return False
+
+
+def step_down(value, steps=range(1, 10)):
+    """Return the largest step times a power of ten not above the value."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return power * max(step for step in steps
+                       if step == 1 or step * power <= value * (1 + 1e-9))
+
+
+def step_up(value):
+    """Return the next integer times a power of ten, or the value itself."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return power * math.ceil(value / power * (1 - 1e-9))
+
+
+def tick_text(value):
+    return f"{value:,.0f}" if value >= 1 and value == int(value) \
+        else f"{value:.6g}"
+
+
+class Scale:
+    """Maps values to places along an axis, and chooses its ticks."""
+
+    def __init__(self, values, ends, log=False, floor=0.0):
+        self.log = log
+        self.start, self.end = ends
+        if log:
+            positive = [value for value in values if value > 0] or [1]
+            self.low = step_down(max(min(positive), floor))
+            self.high = step_up(max(max(positive), self.low))
+            if self.high <= self.low:
+                self.high = step_up(self.low * 1.2)
+        else:
+            self.low, self.high = 0.0, max(values, default=0) or 1.0
+
+    def __call__(self, value):
+        """Return the place; a value beyond an end is put there."""
+        value = min(max(value, self.low), self.high)
+        share = (math.log(value / self.low) / math.log(self.high / self.low)
+                 if self.log else value / self.high)
+        return self.start + share * (self.end - self.start)
+
+    def ticks(self, apart):
+        """Return ticks at least this far apart, or as far as their text."""
+        def room(some):
+            places = sorted((self(tick), apart or text_width(
+                tick_text(tick), 10) + 6) for tick in some)
+            return all(after - before >= (width + more) / 2
+                       for (before, width), (after, more)
+                       in zip(places, places[1:]))
+        choices = [self.choose(steps) for steps in (
+            [range(1, 10), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)]
+            if self.log else
+            [step_down(self.high, (1, 2, 5)) / parts
+             for parts in (10, 5, 4, 2, 1)])]
+        fitting = [some for some in choices if len(some) > 1 and room(some)]
+        return fitting[0] if fitting else [self.low, self.high]
+
+    def choose(self, steps):
+        if not self.log:
+            return [steps * count
+                    for count in range(int(self.high / steps + 1e-9) + 1)]
+        powers = range(math.floor(math.log10(self.low) + 1e-9),
+                       math.ceil(math.log10(self.high)) + 1)
+        return [step * 10.0 ** power for power in powers for step in steps
+                if self.low * 0.999 <= step * 10.0 ** power
+                <= self.high * 1.001]
+
+
+class Drawing:
+    """The elements of an SVG."""
+
+    def __init__(self, width=WIDTH):
+        self.width = width
+        self.parts = []
+
+    def add(self, name, content="", **attributes):
+        shown = "".join(
+            f' {key.strip("_").replace("_", "-")}="{self.attribute(value)}"'
+            for key, value in attributes.items() if value is not None)
+        self.parts.append(f"<{name}{shown}>{content}</{name}>" if content
+                          else f"<{name}{shown}/>")
+
+    @staticmethod
+    def attribute(value):
+        if isinstance(value, float):
+            return f"{value:.2f}".rstrip("0").rstrip(".")
+        return html.escape(str(value))
+
+    def text(self, x, y, text, **attributes):
+        """Write the text, shortened with its whole in a hover."""
+        whole = attributes.pop("whole", text)
+        hover = f"<title>{html.escape(whole)}</title>" if whole != text \
+            else ""
+        self.add("text", html.escape(text) + hover, x=float(x), y=float(y),
+                 **attributes)
+
+    def line(self, start, end, **attributes):
+        self.add("line", x1=float(start[0]), y1=float(start[1]),
+                 x2=float(end[0]), y2=float(end[1]), **attributes)
+
+    def mark(self, shape, x, y, colour, **attributes):
+        """Draw a dot, a ring or a triangle around a place."""
+        if shape == "triangle":
+            self.add("path", d=f"M{x - 4:.2f} {y + 3.5:.2f}h8l-4 -7z",
+                     fill=colour, **attributes)
+        else:
+            ring = {"fill": "none", "stroke": colour, "stroke_width": 1.5} \
+                if shape == "ring" else {"fill": colour}
+            self.add("circle", cx=float(x), cy=float(y),
+                     r=3.2 if shape == "ring" else 3.8, **ring, **attributes)
+
+    def open_group(self, hover, **attributes):
+        shown = "".join(f' {key.replace("_", "-")}="{html.escape(value)}"'
+                        for key, value in attributes.items())
+        self.parts.append(f"<g{shown}><title>{html.escape(hover)}</title>")
+
+    def close_group(self):
+        self.parts.append("</g>")
+
+    def level_axis(self, scale, y, top):
+        """Draw ticks and grid of a horizontal axis."""
+        self.line((scale.start, y), (scale.end, y), class_="axis")
+        for tick in scale.ticks(None):
+            self.line((scale(tick), top), (scale(tick), y), class_="grid")
+            self.text(scale(tick), y + 12, tick_text(tick),
+                      class_="tick x", text_anchor="middle")
+
+    def upright_axis(self, scale, left, right, apart=22):
+        """Draw ticks and grid of a vertical axis."""
+        self.line((left, scale.start), (left, scale.end), class_="axis")
+        for tick in scale.ticks(apart):
+            self.line((left, scale(tick)), (right, scale(tick)),
+                      class_="grid")
+            self.text(left - 4, scale(tick) + 3.5, tick_text(tick),
+                      class_="tick y", text_anchor="end")
+
+    def svg(self, height, name, path=None):
+        """Return the SVG, and write it to a file if there is a path."""
+        text = (f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" '
+                f'role="img" aria-label="{html.escape(name)}" '
+                f'viewBox="0 0 {self.width} {height:.0f}" '
+                f'width="{self.width * 3 // 2}" '
+                f'height="{height * 1.5:.0f}">\n<style>{STYLE}</style>\n'
+                + "\n".join(self.parts) + "\n</svg>\n")
+        if path:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+        return text
+
+
+def name_of(path):
+    return path.rpartition("/")[2].removesuffix(".svg")
+
+
+def spread_out(wanted, apart, low, high):
+    """Return places near the wanted ones, in their order and apart."""
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    places = [0.0] * len(wanted)
+    below = low - apart
+    for index in order:
+        below = places[index] = max(wanted[index], below + apart)
+    above = high + apart
+    for index in reversed(order):
+        above = places[index] = min(places[index], above - apart)
+    return places
 
 
 def lines(path, series, labels, colours, log_y=False, reference=None):
-    """Draw a line for each (name, [(x, y)]), over a logarithmic x."""
-    rows = (len(series) + 1) // 2
-    xs = sorted({x for _, points in series for x, _ in points})
-    height = 330 + rows * 17
-    script = [f"set xlabel {quoted(labels[0])}",
-              f"set ylabel {quoted(labels[1])} offset 1,0",
-              "set logscale x 10", 'set format x "%.0f"',
-              "set key below left Left reverse maxcols 2 samplen 2 "
-              "spacing 1.05 width 0",
-              f"set xrange [{min(xs) / 1.15:.6g}:{max(xs) * 1.15:.6g}]"]
-    if log_y:
-        script += ["set logscale y 10", "set ytics (" + ", ".join(
-            f'"{step * 10 ** power:,}" {step * 10 ** power}'
-            for power in range(7) for step in (1, 2, 5)) + ")"]
-    else:
-        script.append("set yrange [0:*]")
-    if len(xs) <= 8:
-        script.append("set xtics (" + ", ".join(
-            f'"{x:,}" {x}' for x in xs) + ")")
-    plots = []
-    for index, (title, points) in enumerate(series):
-        script.append(f"$d{index} << END")
-        script += [f"{x} {y:.6g}" for x, y in points]
-        script.append("END")
-        width = 2.6 if colours[title] == "black" else 1.5
-        plots.append(f"$d{index} using 1:2 with linespoints linewidth "
-                     f"{width} pointtype {index % 12 + 4} pointsize 0.55 "
-                     f'linecolor rgb "{colours[title]}" '
-                     f"title {quoted(title)}")
+    """Draw a line for each contender, over a logarithmic x."""
+    drawing = Drawing()
+    xs = sorted({x for line in series for x, _, _ in line.points})
+    ys = [y for line in series for _, y, _ in line.points]
     if reference is not None:
-        plots.append(f'{reference} with lines linewidth 0.8 dashtype 2 '
-                     f'linecolor rgb "#8a8f98" notitle')
-    script.append("plot " + ", \\\n  ".join(plots))
-    return draw(path, height, "\n".join(script) + "\n")
+        ys.append(reference)
+    top = 26.0
+    bottom = top + max(230, len(series) * 13 + 10)
+    names = max(text_width(line.name) for line in series)
+    right = WIDTH - min(names, NAME_WIDTH) - 20
+    y_scale = Scale(ys, (bottom, top), log_y)
+    left = max(text_width(tick_text(tick), 10)
+               for tick in y_scale.ticks(22)) + 8
+    x_scale = Scale(xs, (left + 8, right - 6), True)
+    # the levels are the ends, not the next 1, 2 or 5
+    x_scale.low, x_scale.high = xs[0], max(xs[-1], xs[0] * 1.01)
+    drawing.text(2, 12, labels[1], class_="heading")
+    drawing.upright_axis(y_scale, left, right)
+    drawing.line((left, bottom), (right, bottom), class_="axis")
+    free = float("inf")
+    for x in reversed(xs):  # the last is the one to keep
+        half = text_width(tick_text(x), 10) / 2
+        if x_scale(x) + half < free:
+            drawing.text(x_scale(x), bottom + 13, tick_text(x),
+                         class_="tick x", text_anchor="middle")
+            free = x_scale(x) - half - 4
+    drawing.text((left + right) / 2, bottom + 28, labels[0],
+                 text_anchor="middle")
+    if reference is not None:
+        drawing.line((left, y_scale(reference)), (right, y_scale(reference)),
+                     class_="reference")
+    places = spread_out([y_scale(line.points[-1][1]) for line in series], 13,
+                        top + 2, bottom - 2)
+    # the baseline comes last, above the others
+    for line, place in sorted(zip(series, places), key=lambda pair: colours[
+            pair[0].name] == TEXT_COLOUR):
+        colour = colours[line.name]
+        wide = 2.6 if colour == TEXT_COLOUR else 1.6
+        drawing.open_group(line.name, class_="series", data_name=line.name)
+        spots = [(x_scale(x), y_scale(y)) for x, y, _ in line.points]
+        drawing.add("path", d="M" + "L".join(
+            f"{x:.2f} {y:.2f}" for x, y in spots), fill="none",
+            stroke=colour, stroke_width=wide)
+        last = spots[-1]
+        drawing.add("path", d=f"M{last[0]:.2f} {last[1]:.2f}"
+                    f"L{right + 4:.2f} {place:.2f}H{right + 11:.2f}",
+                    fill="none", stroke=colour, stroke_width=0.8)
+        for (x, y), (level, _, hover) in zip(spots, line.points):
+            drawing.add("circle", f"<title>{html.escape(hover)}</title>",
+                        cx=x, cy=y, r=2.4, fill=colour, data_x=f"{level:g}")
+        drawing.text(right + 14, place + 4,
+                     shorten(line.name, WIDTH - right - 15),
+                     whole=line.name, class_="name")
+        drawing.close_group()
+    return drawing.svg(bottom + 36, name_of(path), path)
 
 
-def place(groups):
-    """Return headings and rows, each with its y, and the y of the bottom."""
-    y = 0.0
-    headings = []
-    placed = []
-    for heading, rows in groups:
-        headings.append((y, heading))
-        y += 1
-        for row in rows:
-            placed.append((y, row))
-            y += 1
-        y += 0.4
-    return headings, placed, y
+def layout(panels):
+    """Return where the plot of a chart of rows starts and ends."""
+    rows = [row for panel in panels for row in panel.rows]
+    names = max(text_width(row.name) for row in rows)
+    labels = max(text_width(row.label) for row in rows)
+    return min(names, NAME_WIDTH) + 8.0, WIDTH - labels - 10.0
 
 
-def bars(path, groups, parts, label, colours, decimals=1):
-    """Draw stacked bars; groups are (heading, [(title, [value, ...])])."""
-    headings, placed, bottom = place(groups)
-    largest = max((sum(values) for _, (_, values) in placed), default=1)
-    script = row_axis(headings, placed, bottom, label)
-    script.append(f"set xrange [0:{(largest or 1) * 1.18:.6g}]")
-    for index in range(len(parts)):
-        # the parts of a bar differ in opacity
-        script.append(f"$part{index} << END")
-        for y, (title, values) in placed:
-            low = sum(values[:index])
-            script.append(f"{low:.6g} {low + values[index]:.6g} {y} "
-                          f"{int(colours_number(colours[title]))}")
-        script.append("END")
-    for y, (_, values) in placed:
-        script.append(f'set label "{sum(values):,.{decimals}f}" at '
-                      f"{sum(values):.6g},{y} left offset 0.4,0 "
-                      'font ",10"')
-    plots = []
-    for index in range(len(parts)):
-        solid = (0.95, 0.4)[index] if len(parts) > 1 else 0.9
-        plots.append(
-            f"$part{index} using 1:3:1:2:($3-0.36):($3+0.36):4 with "
-            f"boxxyerror fillstyle transparent solid {solid} noborder "
-            "linecolor rgb variable notitle")
+def chart_of_rows(path, panels, parts, unit, draw_row, draw_key, log):
+    """Draw panels of rows, one below the other."""
+    drawing = Drawing()
+    left, right = layout(panels)
+    y = 4.0
     if len(parts) > 1:
+        x = left
         for index, part in enumerate(parts):
-            solid = (0.95, 0.4)[index]
-            plots.append(f"NaN with boxes fillstyle transparent solid "
-                         f'{solid} noborder linecolor rgb "#8a8f98" '
-                         f"title {quoted(part)}")
-    script.append("plot " + ", \\\n  ".join(plots))
-    return draw(path, round(bottom * ROW) + 95, "\n".join(script) + "\n")
+            draw_key(drawing, index, x + 5, y + 6)
+            drawing.text(x + 14, y + 10, part)
+            x += text_width(part) + 30
+        y += 22
+    for panel in panels:
+        drawing.text(2, y + 11, panel.heading, class_="heading")
+        top = y + 16
+        bottom = top + len(panel.rows) * ROW + 2
+        values = [value for row in panel.rows for value in row.values] \
+            if log else [sum(row.values) for row in panel.rows]
+        scale = Scale(values, (left, right - 6), log, panel.floor)
+        drawing.level_axis(scale, bottom, top)
+        for index, row in enumerate(panel.rows):
+            middle = top + (index + 0.5) * ROW
+            drawing.open_group(row.hover, data_name=row.name,
+                               data_panel=panel.heading)
+            drawing.text(left - 5, middle + 4, shorten(row.name, left - 6),
+                         whole=row.name, text_anchor="end", class_="name")
+            draw_row(drawing, row, scale, middle)
+            drawing.text(WIDTH - 2, middle + 4, row.label,
+                         text_anchor="end", class_="figure")
+            drawing.close_group()
+        y = bottom + 22
+    drawing.text((left + right) / 2, y + 8, unit, text_anchor="middle")
+    return drawing.svg(y + 16, name_of(path), path)
 
 
-def ranges(path, groups, label, colours):
-    """Draw rows from p50 to p99, over a logarithmic x."""
-    headings, placed, bottom = place(groups)
-    script = row_axis(headings, placed, bottom, label)
-    script += ["set logscale x 10", 'set format x "%h"', "$d << END"]
-    for y, (title, (middle, high)) in placed:
-        script.append(f"{middle:.6g} {y} {max(high - middle, 0):.6g} "
-                      f"{high:.6g} {int(colours_number(colours[title]))}")
-    script += [
-        "END",
-        "set offsets 0, 0, 0, 0",
-        "plot $d using 1:2:3:(0):5 with vectors nohead linewidth 3 "
-        "linecolor rgb variable notitle, \\",
-        "  $d using 1:2:5 with points pointtype 7 pointsize 0.7 "
-        'linecolor rgb variable notitle, \\',
-        "  $d using 4:2:5 with points pointtype 9 pointsize 0.7 "
-        "linecolor rgb variable notitle, \\",
-        '  NaN with points pointtype 7 linecolor rgb "#8a8f98" title "p50",'
-        " \\",
-        '  NaN with points pointtype 9 linecolor rgb "#8a8f98" title "p99"']
-    return draw(path, round(bottom * ROW) + 95, "\n".join(script) + "\n")
+def bars(path, panels, parts, unit, colours):
+    """Draw bars from zero; the parts of a bar differ in opacity."""
+    solid = (0.95, 0.4) if len(parts) > 1 else (0.9,)
+
+    def draw_row(drawing, row, scale, middle):
+        total = 0.0
+        for part, value, opacity in zip(parts, row.values, solid):
+            drawing.add("rect", x=scale(total), y=middle - 6, height=12,
+                        width=scale(total + value) - scale(total),
+                        fill=colours[row.name], fill_opacity=opacity,
+                        data_part=part)
+            total += value
+
+    def draw_key(drawing, index, x, y):
+        drawing.add("rect", x=x - 5, y=y - 5, width=11, height=10,
+                    fill="#8a8f98", fill_opacity=solid[index])
+
+    return chart_of_rows(path, panels, parts, unit, draw_row, draw_key,
+                         False)
 
 
-def colours_number(colour):
-    """Return a colour as a number, as gnuplot reads it from a column."""
-    return 0 if colour == "black" else int(colour[1:], 16)
+def dots(path, panels, parts, unit, colours, joined=True):
+    """Draw a mark for each part, over a logarithmic x.
+
+    The parts are (name, shape). A value below the scale is a faint mark at
+    its end.
+    """
+    def draw_row(drawing, row, scale, middle):
+        colour = colours[row.name]
+        if joined:
+            drawing.line((scale(row.values[0]), middle),
+                         (scale(row.values[-1]), middle), stroke=colour,
+                         stroke_width=3, stroke_opacity=0.45)
+        for (part, shape), value in zip(parts, row.values):
+            low = 0.35 if value < scale.low else None
+            drawing.mark(shape, scale(value), middle, colour,
+                         data_part=part, opacity=low)
+
+    def draw_key(drawing, index, x, y):
+        drawing.mark(parts[index][1], x, y, "#8a8f98")
+
+    return chart_of_rows(path, panels, [name for name, _ in parts], unit,
+                         draw_row, draw_key, True)
 
 
-def row_axis(headings, placed, bottom, label):
-    """Return the script of a vertical axis with a title per row."""
-    tics = ", ".join(f"{quoted(title)} {y}" for y, (title, _) in placed)
-    longest = max((len(title) for _, (title, _) in placed), default=5)
-    script = [f"set xlabel {quoted(label)}",
-              f"set yrange [{bottom}:-0.6]",
-              f"set ytics ({tics}) scale 0", "set grid noytics xtics",
-              f"set lmargin {longest + 2}", "set rmargin 2",
-              "set border 1", "set key top right outside horizontal "
-              "samplen 1.2"]
-    for y, heading in headings:
-        script.append(f"set label {quoted(heading)} at graph 0,first {y} "
-                      'left offset 0,0 font "sans-serif:Bold,12"')
-    return script
+def heat(samples, seconds, ends, hover, path=None):
+    """Draw when requests were sent and how long they took.
+
+    The samples are (s, ms). A cell is the darker the more requests fell into
+    it, by the logarithm of their number.
+    """
+    drawing = Drawing(WIDTH if path else SMALL_WIDTH)
+    top, height = 20.0, 180 if path else 105
+    bottom = top + height
+    y_scale = Scale(ends, (bottom, top), True)
+    left = max([text_width("ms")] + [text_width(tick_text(tick), 10)
+                                     for tick in y_scale.ticks(22)]) + 8
+    right = drawing.width - 12.0
+    x_scale = Scale([seconds], (left, right))
+    columns = max(int((right - left) / HEAT_CELL), 1)
+    rows = height // HEAT_CELL
+    wide, high = (right - left) / columns, height / rows
+    per_column = columns / seconds
+    base = math.log(y_scale.low)
+    per_row = rows / (math.log(y_scale.high) - base)
+    counts: dict = {}
+    for start, latency in samples:
+        cell = (min(int(start * per_column), columns - 1),
+                min(max(int((math.log(latency) - base) * per_row), 0),
+                    rows - 1))
+        counts[cell] = counts.get(cell, 0) + 1
+    most = math.log(max(counts.values(), default=1)) or 1
+    shaded: dict = {}
+    for (column, row), count in counts.items():
+        shade = int(math.log(count) / most * (len(HEAT_SHADES) - 1) + 0.5)
+        shaded.setdefault(shade, []).append((column, row))
+    drawing.text(left - 4, 11, "ms", text_anchor="end")
+    drawing.text(left + 4, 11, shorten(hover, right - left), whole=hover,
+                 class_="heading")
+    drawing.upright_axis(y_scale, left, right)
+    for shade, cells in sorted(shaded.items()):
+        drawing.add("path", d="".join(
+            f"M{left + column * wide:.1f} {bottom - (row + 1) * high:.1f}"
+            f"h{wide:.2f}v{high:.2f}h-{wide:.2f}z"
+            for column, row in sorted(cells)), fill=COLOURS[1],
+            fill_opacity=HEAT_SHADES[shade], class_="heat")
+    drawing.level_axis(x_scale, bottom, top)
+    drawing.text((left + right) / 2, bottom + 26, "seconds",
+                 text_anchor="middle")
+    return drawing.svg(bottom + 32, hover, path)

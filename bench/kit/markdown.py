@@ -4,42 +4,39 @@
 import os
 
 from . import report, results
-from .charts import BASELINE
 from .processes import Failure
 
 BEGIN = "<!-- figures: scripts/plot --table writes what follows -->"
 END = "<!-- end of the figures -->"
 
-# The figures of a table: column, heading, factor, decimals.
-FIGURES = (
-    ("throughput_per_s", "requests/s", 1, 0),
-    ("cpu_per_request_us", "CPU per request, µs", 1, 1),
-    ("latency_p50_us", "p50, ms", 1e-3, 2),
-    ("latency_p99_us", "p99, ms", 1e-3, 2),
-    ("voluntary_switches_per_request", "switches per request", 1, 2),
-    ("memory_per_connection_kib", "memory per connection, KiB", 1, 1),
-)
+# The columns of a table, with their headings.
+COLUMNS = {
+    "throughput_per_s": "requests/s",
+    "cpu_per_request_us": "CPU per request, µs",
+    "latency_p50_us": "p50, ms",
+    "latency_p99_us": "p99, ms",
+    "voluntary_switches_per_request": "switches per request",
+    "memory_per_connection_kib": "memory per connection, KiB",
+}
 
 
-def level_table(comparison, level):
+def level_table(comparison, level, baseline):
     """Return the medians at this many connections, a row per style."""
     lines = [f"**{results.connections(level)}**", "",
-             "| style | " + " | ".join(heading for _, heading, _, _
-                                       in FIGURES) +
-             f" | CPU / {BASELINE}'s |",
-             "|---|" + "---:|" * (len(FIGURES) + 1)]
-    base = comparison.value(BASELINE, level, "cpu_per_request_us")
+             f"| style | {' | '.join(COLUMNS.values())} | "
+             f"CPU / {baseline}'s |",
+             "|---|" + "---:|" * (len(COLUMNS) + 1)]
+    base = comparison.value(baseline, level, report.CPU)
     for name in comparison.names:
         if not comparison.made[name, level]:
             continue  # not measured
         cells = []
-        for column, _, factor, decimals in FIGURES:
-            value = comparison.value(name, level, column)
-            cells.append(results.cell(value and value * factor, decimals))
-            if column == "cpu_per_request_us":
+        for column in COLUMNS:
+            cells.append(report.shown(comparison, name, level, column))
+            if column == report.CPU:
                 spread = comparison.spread(name, level, column, 0)
                 cells[-1] += f" ({spread})" if spread else ""
-        cpu = comparison.value(name, level, "cpu_per_request_us")
+        cpu = comparison.value(name, level, report.CPU)
         cells.append(results.cell(cpu / base if cpu and base else None, 2))
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return lines + [""]
@@ -78,10 +75,11 @@ def tables(directory):
     if not rows:
         raise Failure(f"{path} has no rows")
     facts = report.read_facts(directory, "environment.json")
+    baseline = results.baseline_of(rows, facts)
     comparison = results.comparisons_of(rows)[0]
     lines = wrap(facts_line(comparison, facts)) + [""]
     for level in comparison.levels:
-        lines += level_table(comparison, level)
+        lines += level_table(comparison, level, baseline)
     return lines
 
 

@@ -2,31 +2,49 @@
 """Writes the page of a measurement: tables, charts and how to read them."""
 
 import collections
+import gzip
 import html
 import json
 import os
 import statistics
+from typing import NamedTuple
 
 from . import charts
-from .charts import BASELINE
 from .processes import Failure
-from .results import (cell, comparisons_of, connections, median, ordered,
-                      read_rows)
+from .results import (baseline_of, cell, comparisons_of, connections, current,
+                      median, ordered, read_rows)
 
-# The figures of the tables: column, heading, unit, decimals.
-RUN_TABLE = (
-    ("throughput_per_s", "requests", "per s", 0),
-    ("overhead_ratio", "overhead", "", 2),
-    ("cpu_per_request_us", "CPU per request", "µs", 1),
-    ("cpu_user_per_request_us", "user", "µs", 1),
-    ("cpu_system_per_request_us", "system", "µs", 1),
-    ("voluntary_switches_per_request", "switches, voluntary", "", 2),
-    ("involuntary_switches_per_request", "involuntary", "", 2),
-    ("system_calls_per_request", "system calls", "", 1),
-    ("memory_per_connection_kib", "memory per connection", "KiB", 1),
-    ("latency_p50_us", "p50", "ms", 2),
-    ("latency_p99_us", "p99", "ms", 2),
-)
+
+class Figure(NamedTuple):
+    """How a column is shown, wherever it is: in tables and in charts."""
+    heading: str
+    unit: str = ""
+    decimals: int = 2
+    factor: float = 1
+
+
+FIGURES = {
+    "throughput_per_s": Figure("requests", "per s", 0),
+    "overhead_ratio": Figure("overhead"),
+    "cpu_per_request_us": Figure("CPU per request", "µs", 1),
+    "cpu_user_per_request_us": Figure("user", "µs", 1),
+    "cpu_system_per_request_us": Figure("system", "µs", 1),
+    "voluntary_switches_per_request": Figure("switches, voluntary"),
+    "involuntary_switches_per_request": Figure("involuntary"),
+    "system_calls_per_request": Figure("system calls", "", 1),
+    "memory_per_connection_kib": Figure("memory per connection", "KiB", 1),
+    "memory_growth_per_request_bytes": Figure("growth per request", "B", 1),
+    "latency_p50_us": Figure("p50", "ms", 2, 1e-3),
+    "latency_p99_us": Figure("p99", "ms", 2, 1e-3),
+    "latency_p999_us": Figure("p99.9", "ms", 2, 1e-3),
+    "latency_max_us": Figure("max", "ms", 2, 1e-3),
+}
+CPU = "cpu_per_request_us"
+CPU_SPLIT = ("cpu_user_per_request_us", "cpu_system_per_request_us")
+# Columns that a table lacks if no run has them.
+NOT_ALWAYS = ("memory_growth_per_request_bytes", "latency_p999_us",
+              "latency_max_us")
+UPSTREAM_USE = {"keep": "kept", "new": "new each", "mixed": "mixed"}
 
 POOL_TABLE = (
     ("overhead", "overhead", "", 3),
@@ -53,30 +71,42 @@ requests and the lines coincide: there the chart does not tell servers apart.
 They part where CPU becomes the limit. If the kit shares the cores with the
 server, the limit is what all three use together, which makes servers look more
 alike than they are: compare CPU per request instead. Higher is better.""",
+    "one level": """Measured at one number of connections, on a logarithmic
+axis. The best is first.""",
     "cpu": """CPU time per request of all the server's threads and processes,
-whatever the server waits for. The solid part is user code, the pale one the
-kernel. The total is exact; the split is sampled by the kernel's ticks, and at
-one connection there are few of them. The kit's own CPU time is not included.
-Lower is better.""",
+whatever the server waits for, at each number of connections with a scale of
+its own. The total is exact; its split into user code and kernel is sampled by
+the kernel's ticks, and at one connection there are few of them. The kit's own
+CPU time is not included. Lower is better.""",
+    "squeezed": """One server would leave the others no room, so the axis is
+logarithmic: equal distances are equal ratios.""",
     "latency": """Time from a line to its reply, over all connections: half of
-the requests are within the dot, 99 of 100 within the triangle. Each connection
-sends again once it has its reply (a closed loop), so a slow server gets fewer
-requests: beyond its limit the mean is connections / throughput, and only the
-distance from dot to triangle shows how evenly it serves. Further left is
+the requests are within the dot, 99 of 100 within the triangle, which gives the
+order. Each number of connections has its own logarithmic scale. In a closed
+loop each connection sends again once it has its reply, so a slow server gets
+fewer requests: beyond its limit the mean is connections / throughput, and only
+the distance from dot to triangle shows how evenly it serves. Further left is
 better.""",
     "memory": """Resident memory with all connections open and answered, minus
 that of the idle server, per connection. Pages that processes share are counted
 once. The heap of an interpreter or a garbage collector grows in steps, so
 ignore differences of a few KiB. Lower is better.""",
     "switches": """How often per request the kernel switched a core from one
-thread to another. Solid: the thread waited for something (voluntary). Pale: it
-was preempted (involuntary). This is the documents' case against threads; see
-the CPU chart for what it amounts to. A busy event loop needs few switches,
-because one wait returns many events. Lower is cheaper.""",
+thread to another. Dot: the thread waited for something (voluntary), which
+gives the order. Ring: it was preempted (involuntary). The axis is logarithmic
+and starts at 0.01 or above: a faint mark at its left end is below it. This is
+the documents' case against threads; see the CPU chart for what it amounts to.
+A busy event loop needs few switches, because one wait returns many events.
+Further left is cheaper.""",
     "pool": """The documents' own experiment: many sleeps of a few
 milliseconds over a pool of N workers, without a network. Overhead is total
 time / (sleep × tasks / N); 1 is the floor. In each model the clock starts when
 the workers exist and wait, and stops when the last task is done.""",
+    "heat": """Each cell is a moment, when lines were sent, and a latency; the
+stronger its colour, the more requests. An even band is a steady server. A
+stall is a gap with a streak above its start, of the requests that waited.
+Several bands are requests that queue behind each other. Of each server this is
+the run with the middle p99, and all share their axes.""",
 }
 
 PAGE_STYLE = """
@@ -99,9 +129,11 @@ p{margin:.5em 0;max-width:72ch}
 border:1px solid currentColor;border-radius:6px;margin:.4em 0}
 .good{color:var(--good)}.bad{color:var(--bad)}
 .figures{display:grid;gap:20px 28px;
-grid-template-columns:repeat(auto-fill,minmax(min(100%,500px),1fr));
+grid-template-columns:repeat(auto-fill,minmax(min(100%,365px),1fr));
 align-items:start}
-figure{margin:0;min-width:0}
+.figures.small{grid-template-columns:repeat(auto-fill,
+minmax(min(100%,260px),1fr))}
+figure{margin:0;min-width:0;max-width:480px}
 figure h3{margin-top:.4em}
 figure svg{width:100%;height:auto;display:block}
 figcaption{font-size:.92rem;color:var(--faint)}
@@ -109,19 +141,21 @@ figcaption{font-size:.92rem;color:var(--faint)}
 border-radius:6px}
 table{border-collapse:collapse;font-size:.8rem;width:100%;
 font-variant-numeric:tabular-nums}
-th,td{padding:.3em .42em;text-align:right;border-bottom:1px solid var(--rule);
+th,td{padding:.3em .36em;text-align:right;border-bottom:1px solid var(--rule);
 white-space:nowrap}
 th{font-weight:600;color:var(--faint);vertical-align:bottom;
 white-space:normal}
 th:first-child,td:first-child{text-align:left;position:sticky;left:0;
-background:var(--paper);white-space:nowrap}
+background:var(--paper)}
+.name{display:block;width:max-content;max-width:min(25vw,14em);
+white-space:normal;overflow-wrap:anywhere}
 tr:last-child td{border-bottom:0}
 tr.level th{background:var(--panel);color:var(--ink);text-align:left}
 tr.base td{background:var(--mark);font-weight:600}
 table.facts{white-space:normal}
 table.facts td{text-align:left;white-space:normal;overflow-wrap:anywhere;
 vertical-align:top}
-table.facts td:first-child{width:34%;min-width:8em;color:var(--faint)}
+table.facts td:first-child{width:30%;color:var(--faint)}
 table.facts td:first-child{white-space:normal}
 code{font-size:.9em;overflow-wrap:anywhere}
 details{margin:.6em 0}summary{cursor:pointer}
@@ -134,130 +168,355 @@ def escape(text):
     return html.escape(str(text))
 
 
-def line_series(comparison, column):
+def value_of(comparison, name, level, column):
+    """Return a figure in the unit that it is shown in, or None.
+
+    User and system time are the median total, split by the median share: their
+    own medians may come from different runs and add up to another total.
+    """
+    if column in CPU_SPLIT:
+        total = comparison.value(name, level, CPU)
+        shares = [row[CPU_SPLIT[0]] / (row[CPU_SPLIT[0]] + row[CPU_SPLIT[1]])
+                  for row in comparison.runs(name, level)
+                  if all(isinstance(row.get(part), float)
+                         for part in CPU_SPLIT)
+                  and row[CPU_SPLIT[0]] + row[CPU_SPLIT[1]] > 0]
+        if total is None or not shares:
+            return None
+        user = total * statistics.median(shares)
+        return user if column == CPU_SPLIT[0] else total - user
+    value = comparison.value(name, level, column)
+    return None if value is None else value * FIGURES[column].factor
+
+
+def shown(comparison, name, level, column):
+    """Return a figure as tables and charts show it, without its unit."""
+    return cell(value_of(comparison, name, level, column),
+                FIGURES[column].decimals)
+
+
+def in_words(comparison, name, level, columns):
+    """Return figures as a hover shows them."""
+    figures_of = ", ".join(
+        f"{FIGURES[column].heading} "
+        f"{shown(comparison, name, level, column)} {FIGURES[column].unit}"
+        .rstrip() for column in columns)
+    return f"{name}, {connections(level)}: {figures_of}"
+
+
+def names_by(comparison, level, column, descending=False):
+    """Return the contenders that ran at this level, the best first."""
+    def key(name):
+        value = value_of(comparison, name, level, column)
+        if value is None:
+            return True, 0
+        return False, -value if descending else value
+    return sorted((name for name in comparison.names
+                   if comparison.made[name, level]), key=key)
+
+
+def series_of(comparison, column):
+    """Return the lines of a chart, without contenders that have no value."""
     series = []
     for name in comparison.names:
-        points = [(level, comparison.value(name, level, column))
+        points = [(level, value_of(comparison, name, level, column),
+                   in_words(comparison, name, level, (column,)))
                   for level in comparison.levels]
         points = [point for point in points if point[1]]
         if points:
-            series.append((name, points))
+            series.append(charts.Line(name, points))
     return series
 
 
-def bar_groups(comparison, columns, levels=None, scale=1.0):
-    """Return (heading, [(name, values)]), the smallest values first."""
-    groups = []
-    for level in levels or comparison.levels:
+def panels_of(comparison, columns, label, order, descending=False):
+    """Return a panel per number of connections, for a chart of rows.
+
+    The label of a row is of the columns named by it; order is the column that
+    gives the order of the rows.
+    """
+    panels = []
+    for level in comparison.levels:
         rows = []
-        for name in comparison.names:
-            values = [comparison.value(name, level, column)
-                      for column in columns]
-            if all(value is not None for value in values):
-                rows.append((name, [max(value, 0) * scale
-                                    for value in values]))
-        rows.sort(key=lambda row: sum(row[1]))
+        for name in names_by(comparison, level, order, descending):
+            values = tuple(value_of(comparison, name, level, column)
+                           for column in columns)
+            if None not in values:
+                rows.append(charts.Row(
+                    name, tuple(max(value, 0) for value in values),
+                    " · ".join(shown(comparison, name, level, column)
+                               for column in label),
+                    in_words(comparison, name, level,
+                             ordered((*label, *columns)))))
         if rows:
-            groups.append((connections(level), rows))
-    return groups
+            panels.append(charts.Panel(connections(level), rows))
+    return panels
+
+
+def draw_growth(comparison, what, heading, path, colours):
+    """Draw overhead or throughput against the number of connections.
+
+    At one number of connections there is no line: the values are in a row
+    each.
+    """
+    column = {"overhead": "overhead_ratio",
+              "throughput": "throughput_per_s"}[what]
+    figure = FIGURES[column]
+    unit = f"{figure.heading} {figure.unit}".strip()
+    if len(comparison.levels) == 1:
+        panels = panels_of(comparison, (column,), (column,), column,
+                           descending=what == "throughput")
+        return [("one level", heading, charts.dots(
+            path, panels, ((unit, "dot"),), unit, colours))] if panels else []
+    series = series_of(comparison, column)
+    if not series:
+        return []
+    largest = [max(y for line in series for x, y, _ in line.points
+                   if x == level) for level in
+               sorted({x for line in series for x, _, _ in line.points})]
+    return [(what, heading, charts.lines(
+        path, series, ("connections", unit), colours,
+        log_y=what == "throughput" or max(largest) > 8,
+        reference=1 if what == "overhead" else None))]
+
+
+def draw_cpu(comparison, path, colours):
+    """Draw the total with its split: bars, or marks if those would not do."""
+    panels = panels_of(comparison, CPU_SPLIT, (CPU,), CPU)
+    if not panels:
+        return []
+    unit = f"{FIGURES[CPU].unit} per request"
+    if not charts.squeezed(panels):
+        return [("cpu", "CPU per request", charts.bars(
+            path, panels, ("user", "system"), unit, colours))]
+    panels = panels_of(comparison, (CPU_SPLIT[0], CPU), (CPU,), CPU)
+    # little user time must not stretch the scale
+    panels = [panel._replace(floor=min(row.values[1]
+                                       for row in panel.rows) / 4)
+              for panel in panels]
+    return [("cpu squeezed", "CPU per request", charts.dots(
+        path, panels, (("user", "ring"), ("user and system", "dot")), unit,
+        colours))]
+
+
+def draw_memory(comparison, path, colours):
+    column = "memory_per_connection_kib"
+    panels = panels_of(comparison, (column,), (column,), column)[-1:]
+    if not panels:
+        return []
+    heading, unit = "Memory per connection", "KiB per connection"
+    if charts.squeezed(panels):
+        return [("memory squeezed", heading, charts.dots(
+            path, [panels[0]._replace(floor=0.1)], (("memory", "dot"),),
+            unit, colours))]
+    return [("memory", heading, charts.bars(path, panels, ("memory",), unit,
+                                            colours))]
 
 
 def draw_comparison(comparison, directory, colours):
     """Draw all charts of a comparison; return (what, heading, svg) of each."""
-    drawn = []
-
     def path(what):
         return os.path.join(directory, f"{what}-{comparison.slug}.svg")
 
-    series = line_series(comparison, "overhead_ratio")
-    if series:
-        drawn.append(("overhead", "Overhead", charts.lines(
-            path("overhead"), series, ("connections", "overhead"), colours,
-            log_y=max(y for _, points in series
-                      for _, y in points) > 8, reference=1)))
-    series = line_series(comparison, "throughput_per_s")
-    if series:
-        drawn.append(("throughput", "Throughput", charts.lines(
-            path("throughput"), series,
-            ("connections", "requests per second"), colours, log_y=True)))
-    groups = bar_groups(comparison, ("cpu_user_per_request_us",
-                                     "cpu_system_per_request_us"))
-    if groups:
-        drawn.append(("cpu", "CPU per request", charts.bars(
-            path("cpu"), groups, ("user", "system"),
-            "microseconds per request", colours, 0)))
-    groups = bar_groups(comparison, ("latency_p50_us", "latency_p99_us"),
-                        scale=1e-3)
-    if groups:
-        drawn.append(("latency", "Latency", charts.ranges(
-            path("latency"), groups, "milliseconds", colours)))
-    groups = bar_groups(comparison, ("memory_per_connection_kib",),
-                        comparison.levels[-1:])
-    if groups:
-        drawn.append(("memory", "Memory per connection", charts.bars(
-            path("memory"), groups, ("memory",),
-            "KiB per connection", colours, 1)))
-    groups = bar_groups(comparison, ("voluntary_switches_per_request",
-                                     "involuntary_switches_per_request"))
-    if groups:
-        drawn.append(("switches", "Context switches per request", charts.bars(
-            path("switches"), groups, ("voluntary", "involuntary"),
-            "per request", colours, 2)))
+    drawn = draw_growth(comparison, "overhead", "Overhead",
+                        path("overhead"), colours)
+    drawn += draw_growth(comparison, "throughput", "Throughput",
+                         path("throughput"), colours)
+    drawn += draw_memory(comparison, path("memory"), colours)
+    drawn += draw_cpu(comparison, path("cpu"), colours)
+    columns = ("latency_p50_us", "latency_p99_us")
+    panels = panels_of(comparison, columns, (), columns[1])
+    if panels:
+        drawn.append(("latency", "Latency", charts.dots(
+            path("latency"), panels, (("p50", "dot"), ("p99", "triangle")),
+            "milliseconds", colours)))
+    columns = ("voluntary_switches_per_request",
+               "involuntary_switches_per_request")
+    panels = [panel._replace(floor=0.01) for panel in
+              panels_of(comparison, columns, columns, columns[0])]
+    if panels:
+        drawn.append(("switches", "Context switches", charts.dots(
+            path("switches"), panels, (("voluntary", "dot"),
+                                       ("involuntary", "ring")),
+            "per request", colours, joined=False)))
     return drawn
+
+
+def read_samples(path):
+    """Return when each measured request was sent, and the ms it took."""
+    with gzip.open(path, "rt", encoding="ascii") as file:
+        words = "".join(line for line in file
+                        if not line.startswith("#")).split()
+    return [(float(start), max(float(latency), 1) / 1000)
+            for start, latency, measured
+            in zip(words[0::4], words[1::4], words[3::4]) if measured == "1"]
+
+
+def samples_of(directory, row):
+    """Return the samples of a run, or nothing if their file is not there."""
+    path = os.path.join(directory, row.get("samples") or "samples/none")
+    return read_samples(path) if os.path.isfile(path) else []
+
+
+def heat_maps(comparison, directory):
+    """Return latency over time, a run per contender, where samples are."""
+    level = comparison.levels[-1]
+    picked = {}
+    for name in comparison.names:
+        runs = sorted((row for row in comparison.runs(name, level)
+                       if isinstance(row.get("latency_p99_us"), float)),
+                      key=lambda row: row["latency_p99_us"])
+        if runs:
+            row = runs[(len(runs) - 1) // 2]
+            samples = samples_of(directory, row)
+            if samples:
+                picked[name] = row, samples
+    if not picked:
+        return ""
+    latencies = [latency for _, samples in picked.values()
+                 for _, latency in samples]
+    ends = min(latencies), max(latencies)
+    seconds = max(row["seconds"] for row, _ in picked.values())
+    parts = [f"<details><summary>Latency over time, {connections(level)}"
+             f"</summary><p class=\"faint\">{escape(READING['heat'])}</p>"
+             '<div class="figures small">']
+    parts += [f"<figure>{charts.heat(samples, seconds, ends, name)}"
+              f"<figcaption>Run {row['run']:.0f}: p99 "
+              f"{shown_of(row, 'latency_p99_us')} ms, max "
+              f"{shown_of(row, 'latency_max_us')} ms</figcaption></figure>"
+              for name, (row, samples) in picked.items()]
+    return "\n".join(parts + ["</div></details>"])
+
+
+def shown_of(row, column):
+    """Return a figure of one run."""
+    value = row.get(column)
+    figure = FIGURES[column]
+    return cell(value if value is None else value * figure.factor,
+                figure.decimals)
+
+
+def draw_run(directory, number):
+    """Draw the latency over time of one run; return the file."""
+    table = os.path.join(directory, "runs.tsv")
+    rows = [row for row in read_rows(table) if row["run"] == number]
+    if not rows:
+        raise Failure(f"{table} has no run {number}")
+    row = rows[-1]
+    samples = samples_of(directory, row)
+    if not samples:
+        raise Failure(f"{directory} has no samples of run {number}")
+    path = os.path.join(directory, "charts", f"run-{number}.svg")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    latencies = [latency for _, latency in samples]
+    charts.heat(samples, row["seconds"], (min(latencies), max(latencies)),
+                f"{row['contender']}, {connections(int(row['concurrency']))}",
+                path)
+    return path
 
 
 def figures(drawn):
     parts = ['<div class="figures">']
     for what, heading, svg in drawn:
+        reading = " ".join(READING[word] for word in
+                           ([what] if what in READING else what.split()))
         parts.append(f"<figure><h3>{escape(heading)}</h3>{svg}"
-                     f"<figcaption>{escape(READING[what])}</figcaption>"
-                     "</figure>")
+                     f"<figcaption>{escape(reading)}</figcaption></figure>")
     parts.append("</div>")
     return "\n".join(parts)
 
 
 def heading_row(columns, first):
-    heads = "".join(
-        f"<th>{escape(title)}"
-        f"{'<br>' + unit if unit else ''}</th>"
-        for _, title, unit, _ in columns)
+    """Return the start of a row of (heading, unit)."""
+    heads = "".join(f"<th>{escape(title)}{'<br>' + unit if unit else ''}</th>"
+                    for title, unit in columns)
     return f"<tr><th>{escape(first)}</th>{heads}"
 
 
-def comparison_table(comparison):
+def name_cell(name, mark=""):
+    return f'<td><span class="name">{escape(name)}{mark}</span></td>'
+
+
+def columns_of(comparison):
+    """Return the columns that the table of a comparison has."""
+    return [column for column in FIGURES if column not in NOT_ALWAYS
+            or any(isinstance(row.get(column), float)
+                   for row in comparison.rows)]
+
+
+def own_servers(comparison):
+    """Return those that go their own way upstream."""
+    return {row["contender"] for row in comparison.rows
+            if row["upstream_connection"] == "-"}
+
+
+def upstream_cell(comparison, name, level):
+    """Return how an own server used its upstream connections."""
+    uses = ordered(UPSTREAM_USE[row["upstream_use"]]
+                   for row in comparison.runs(name, level)
+                   if row.get("upstream_use") in UPSTREAM_USE)
+    return f"<td>{' or '.join(uses) or '–'}</td>"
+
+
+def comparison_table(comparison, baseline):
     """Return a table of medians, a block per number of connections."""
-    parts = ['<div class="wide"><table><thead>',
-             heading_row(RUN_TABLE, "server"),
-             f"<th>CPU / {BASELINE}’s</th><th>CPU, least–most<br>µs</th>"
-             "<th>runs</th></tr></thead><tbody>"]
+    columns = columns_of(comparison)
+    own = own_servers(comparison)
+    heads = []
+    for column in columns:
+        heads.append((FIGURES[column].heading, FIGURES[column].unit))
+        if column == CPU:
+            heads.append(("least–most", FIGURES[CPU].unit))
+    heads += [("upstream", "")] if own else []
+    heads += [("runs", "")]
+    parts = ['<div class="wide"><table class="runs"><thead>',
+             heading_row(heads, "server"), "</tr></thead><tbody>"]
+    disturbed: list = []
     for level in comparison.levels:
-        parts.append(f'<tr class="level"><th colspan="{len(RUN_TABLE) + 4}">'
+        parts.append(f'<tr class="level"><th colspan="{len(heads) + 1}">'
                      f"{connections(level)}</th></tr>")
-        base = comparison.value(BASELINE, level, "cpu_per_request_us")
-        for name in comparison.names:
-            rows = comparison.made[name, level]
-            if not rows:
-                continue
+        for name in names_by(comparison, level, CPU):
+            mark = ""
+            if comparison.disturbed(name, level):
+                disturbed += [row["disturbed"] for row
+                              in comparison.runs(name, level)
+                              if row.get("disturbed")]
+                mark = " *"
             cells = []
-            for column, _, unit, decimals in RUN_TABLE:
-                value = comparison.value(name, level, column)
-                if value is not None and unit == "ms":
-                    value /= 1000
-                cells.append(f"<td>{cell(value, decimals)}</td>")
-            cpu = comparison.value(name, level, "cpu_per_request_us")
-            ratio = cpu / base if cpu and base else None
-            valid = sum(row["valid"] == "yes" for row in rows)
-            mark = "" if valid == len(rows) else ' class="bad"'
-            count = (str(valid) if valid == len(rows)
-                     else f"{valid} of {len(rows)}")
-            base_class = ' class="base"' if name == BASELINE else ""
-            spread = comparison.spread(name, level, "cpu_per_request_us", 0)
-            parts.append(
-                f"<tr{base_class}><td>{escape(name)}</td>{''.join(cells)}"
-                f"<td>{cell(ratio, 2)}</td><td>{spread}</td>"
-                f"<td{mark}>{count}</td></tr>")
+            for column in columns:
+                cells.append(shown(comparison, name, level, column))
+                if column == CPU:
+                    cells.append(comparison.spread(name, level, CPU,
+                                                   FIGURES[CPU].decimals))
+            cells = [f"<td>{text}</td>" for text in cells]
+            if own:
+                cells.append(upstream_cell(comparison, name, level)
+                             if name in own else "<td></td>")
+            cells.append(runs_cell(comparison.made[name, level]))
+            base_class = ' class="base"' if name == baseline else ""
+            parts.append(f"<tr{base_class}>{name_cell(name, mark)}"
+                         f"{''.join(cells)}</tr>")
     parts.append("</tbody></table></div>")
+    if disturbed:
+        parts.append(
+            '<p class="faint">* Rests on runs that something else on the '
+            f"machine disturbed: {escape(some_of(disturbed))}.</p>")
     return "\n".join(parts)
+
+
+def some_of(reasons, shown_at_most=3):
+    """Return the different ones, or the first of them and how many more."""
+    reasons = ordered(reasons)
+    more = len(reasons) - shown_at_most
+    return "; ".join(reasons[:shown_at_most]) + (
+        f"; {more} more" if more > 0 else "")
+
+
+def runs_cell(rows):
+    """Return how many runs there are, and how many of them are valid."""
+    valid = sum(row["valid"] == "yes" for row in rows)
+    if valid == len(rows):
+        return f"<td>{valid}</td>"
+    return f'<td class="bad">{valid} of {len(rows)}</td>'
 
 
 def validity(rows):
@@ -293,6 +552,11 @@ def validity(rows):
                       "one core",
                       f"{max(loads):.2f} and {max(upstreams):.2f}; "
                       "up to 0.90 passes"))
+    disturbed = [row["disturbed"] for row in rows if row.get("disturbed")]
+    if disturbed:
+        facts.append(("runs that something else disturbed",
+                      f"{len(disturbed)} of {len(rows)}: "
+                      f"{some_of(disturbed)}"))
     if others:
         facts.append(("cores used by other programs",
                       f"median {statistics.median(others):.2f}, at most "
@@ -347,51 +611,75 @@ def pool_section(rows, directory):
     cells = collections.defaultdict(list)
     for row in rows:
         cells[row["label"], int(row["workers"])].append(row)
-    series = [(label, [(level, median(cells[label, level], "overhead"))
-                       for level in levels if cells[label, level]])
-              for label in labels]
+
+    def figure(label, level, column, decimals):
+        return cell(median(cells[label, level], column), decimals)
+
+    decimals = {column: places for column, _, _, places in POOL_TABLE}
+    series = [charts.Line(label, [
+        (level, median(cells[label, level], "overhead"),
+         f"{label}, {level:,} workers: overhead "
+         f"{figure(label, level, 'overhead', decimals['overhead'])}")
+        for level in levels if cells[label, level]]) for label in labels]
     drawn = [("pool", "Overhead of a pool of sleepers", charts.lines(
         os.path.join(directory, "pool.svg"), series,
         ("workers", "overhead"), charts.colour_of(labels, "pthreads"),
-        log_y=max(y for _, points in series for _, y in points) > 8,
+        log_y=max(y for line in series for _, y, _ in line.points) > 8,
         reference=1))]
     parts = ["<h2>The documents’ experiment</h2>", figures(drawn),
-             '<div class="wide"><table><thead>',
-             heading_row(POOL_TABLE, "pool"), "</tr></thead><tbody>"]
+             '<div class="wide"><table class="pools"><thead>',
+             heading_row([head[1:3] for head in POOL_TABLE], "pool"),
+             "</tr></thead><tbody>"]
     for level in levels:
         parts.append(f'<tr class="level"><th colspan="{len(POOL_TABLE) + 1}">'
                      f"{level:,} worker{'s' if level > 1 else ''}</th></tr>")
         for label in labels:
             if cells[label, level]:
                 values = "".join(
-                    f"<td>{cell(median(cells[label, level], column), places)}"
-                    "</td>" for column, _, _, places in POOL_TABLE)
-                parts.append(f"<tr><td>{escape(label)}</td>{values}</tr>")
+                    f"<td>{figure(label, level, column, places)}</td>"
+                    for column, _, _, places in POOL_TABLE)
+                parts.append(f"<tr>{name_cell(label)}{values}</tr>")
     parts.append("</tbody></table></div>")
     return "\n".join(parts)
 
 
 def summary_line(rows, facts):
-    runs = len(rows)
+    def many(count, word):
+        return f"{count} {word}{'' if count == 1 else 's'}"
+
     repetitions = int(max(row["repetition"] for row in rows))
-    plural = "s" if repetitions > 1 else ""
     commit = (facts.get("commit") or "no commit")[:12]
     if facts.get("uncommitted_changes"):
         commit += " with changes"
     cpu = facts.get("cpu", {})
-    return (f"{runs} runs, {repetitions} repetition{plural} of each, "
-            f"{facts.get('started', '')}, commit {commit}, "
+    return (f"{many(len(rows), 'run')}, {many(repetitions, 'repetition')} of "
+            f"each, {facts.get('started', '')}, commit {commit}, "
             f"{cpu.get('cores', '?')} cores of {cpu.get('model', '?')}, "
             f"Linux {facts.get('kernel', '?')}")
 
 
-def verdict(rows):
+def checks_line(rows):
+    """Return whether all runs passed."""
     bad = sum(row["valid"] != "yes" for row in rows)
     if bad:
         return (f'<p class="verdict bad">{bad} of {len(rows)} runs are not '
                 "valid; the figures leave them out</p>")
     return (f'<p class="verdict good">All {len(rows)} runs passed all '
             "checks</p>")
+
+
+def title_of(rows, baseline):
+    """Return what was compared."""
+    if not rows:
+        return "What a pool of sleepers costs"
+    others = [name for name in ordered(row["contender"] for row in rows)
+              if name != baseline]
+    if not others:
+        return f"What {baseline} costs"
+    if len(others) > 4:
+        return f"{baseline} compared with {len(others)} other servers"
+    last = f" and {others[-1]}" if others[1:] else others[-1]
+    return f"{baseline} compared with {', '.join(others[:-1])}{last}"
 
 
 def read_facts(directory, name):
@@ -402,12 +690,37 @@ def read_facts(directory, name):
         return json.load(file)
 
 
+def read_table(directory, name):
+    path = os.path.join(directory, name)
+    return read_rows(path) if os.path.exists(path) else []
+
+
+def run_sections(directory, rows, baseline, facts):
+    """Return the sections on the runs, drawing their charts."""
+    chart_directory = os.path.join(directory, "charts")
+    sections = [
+        f'<p class="faint">{escape(summary_line(rows, facts))}</p>',
+        checks_line(rows),
+        "<p>Each figure is the median of the repetitions. The load "
+        "generator, the upstream and the server ran on the same machine, so "
+        "compare the figures of this page with each other, not with another "
+        "machine’s.</p>"]
+    colours = charts.colour_of(ordered(row["contender"] for row in rows),
+                               baseline)
+    for comparison in comparisons_of(rows):
+        sections += [
+            f"<h2>{escape(comparison.title())}</h2>",
+            figures(draw_comparison(comparison, chart_directory, colours)),
+            heat_maps(comparison, directory),
+            "<h3>The figures</h3>",
+            comparison_table(comparison, baseline)]
+    return sections + ["<h2>What was checked</h2>", validity(rows)]
+
+
 def write(directory):
     """Draw DIR/charts/*.svg and write DIR/report.html."""
-    runs_path = os.path.join(directory, "runs.tsv")
-    pool_path = os.path.join(directory, "pool.tsv")
-    rows = read_rows(runs_path) if os.path.exists(runs_path) else []
-    pool = read_rows(pool_path) if os.path.exists(pool_path) else []
+    rows = current(read_table(directory, "runs.tsv"))
+    pool = read_table(directory, "pool.tsv")
     if not rows and not pool:
         raise Failure(f"{directory} has no rows, neither in runs.tsv nor in "
                       "pool.tsv")
@@ -415,37 +728,30 @@ def write(directory):
     pool_facts = read_facts(directory, "pool-environment.json")
     chart_directory = os.path.join(directory, "charts")
     os.makedirs(chart_directory, exist_ok=True)
-    body = ["<h1>What a thread per connection costs</h1>"]
+    baseline = baseline_of(rows, facts)
+    sections = []
     if rows:
-        body += [f'<p class="faint">{escape(summary_line(rows, facts))}</p>',
-                 verdict(rows),
-                 "<p>Each figure is the median of the repetitions. The load "
-                 "generator, the upstream and the server ran on the same "
-                 "machine, so compare the figures of this page with each "
-                 "other, not with another machine’s.</p>"]
-        colours = charts.colour_of(ordered(row["contender"] for row in rows))
-        for comparison in comparisons_of(rows):
-            body.append(f"<h2>{escape(comparison.title())}</h2>")
-            body.append(figures(draw_comparison(comparison, chart_directory,
-                                                colours)))
-            body.append("<h3>The figures</h3>")
-            body.append(comparison_table(comparison))
-        body += ["<h2>What was checked</h2>", validity(rows)]
+        sections += run_sections(directory, rows, baseline, facts)
     if pool:
-        body.append(pool_section(pool, chart_directory))
+        sections.append(pool_section(pool, chart_directory))
     if rows and facts:
-        body.append(environment_section("Environment", facts))
+        sections.append(environment_section("Environment", facts))
     if pool and pool_facts:
-        body.append(environment_section(
-            "Environment of the pools", pool_facts))
-    page = ("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n"
+        sections.append(environment_section("Environment of the pools",
+                                            pool_facts))
+    with open(os.path.join(directory, "report.html"), "w",
+              encoding="utf-8") as file:
+        file.write(page(title_of(rows, baseline), sections))
+
+
+def page(title, sections):
+    """Return the page, with the title above its sections."""
+    return ("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n"
             '<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, '
             'initial-scale=1">\n'
             '<link rel="icon" href="data:,">\n'
-            "<title>threadecho: measurements</title>\n"
+            f"<title>{escape(title)}</title>\n"
             f"<style>{PAGE_STYLE}</style>\n</head>\n<body>\n"
-            + "\n".join(body) + "\n</body>\n</html>\n")
-    with open(os.path.join(directory, "report.html"), "w",
-              encoding="utf-8") as file:
-        file.write(page)
+            f"<h1>{escape(title)}</h1>\n"
+            + "\n".join(sections) + "\n</body>\n</html>\n")

@@ -63,6 +63,15 @@ def current(rows):
     return list(last.values())
 
 
+def baseline_of(rows, facts):
+    """Return the contender that the others are compared with, or None."""
+    names = ordered(row["contender"] for row in rows)
+    for name in (facts.get("baseline"), "threadecho"):
+        if name in names:
+            return name
+    return names[0] if names else None
+
+
 class Comparison:
     """The runs that can be compared: one delay, one way to go upstream, one
     offered rate (None in a closed loop)."""
