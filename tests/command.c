@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE /* memfd_create, pipe2, vasprintf */
 #include "command.h"
+#include "descendants.h"
 #include "harness.h"
 
 #include <check.h>
@@ -75,6 +76,7 @@ static struct command *vstart(const char *format, va_list arguments)
     if (command->pid == 0)
         run_shell(line, in[0], command->out_fd, command->err_fd, parent);
     ck_assert_int_gt(command->pid, 0);
+    descendants_own(command->pid);
     close(in[0]);
     free(line);
     return command;
@@ -94,6 +96,7 @@ static bool ended(struct command *command)
 {
     int status = 0;
     if (command->pid > 0 && waitpid(command->pid, &status, WNOHANG) != 0) {
+        descendants_disown(command->pid);
         command->pid = 0;
         command->status =
             WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
@@ -151,6 +154,7 @@ void command_free(struct command *command)
     if (command->pid > 0) {
         kill(command->pid, SIGKILL);
         waitpid(command->pid, NULL, 0);
+        descendants_disown(command->pid);
     }
     if (command->in >= 0)
         close(command->in);

@@ -5,6 +5,8 @@
  */
 #define _GNU_SOURCE /* memfd_create, memmem, syscall, vasprintf */
 #include "harness.h"
+#include "descendants.h"
+#include "quote.h"
 
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -43,6 +45,11 @@
 #define POLL_MS 2  /* between two looks at what cannot be waited for */
 #define REST_MS 10 /* for threads to end that have nothing left to do */
 
+#define REMAINS_MS 2000 /* for what a server has left to end on SIGTERM */
+#define KILL_MS 10000   /* for what was killed to end */
+#define LOG_LINES 8     /* of a server that failed */
+#define GUARD_MS 1000   /* between two looks for what a test has left */
+
 long long now_ms(void)
 {
     struct timespec now;
@@ -57,12 +64,103 @@ void let_pass(long ms)
         continue;
 }
 
-int run_suite(Suite *suite)
+void (*explain)(FILE *out);
+
+void give_up(const char *format, ...)
 {
-    SRunner *runner = srunner_create(suite);
+    char *text = NULL;
+    size_t len = 0;
+    va_list args;
+    FILE *out = open_memstream(&text, &len);
+
+    ck_assert_ptr_nonnull(out);
+    va_start(args, format);
+    (void)vfprintf(out, format, args);
+    va_end(args);
+    if (explain != NULL)
+        explain(out);
+    ck_assert_int_eq(fclose(out), 0);
+    /* Check's own buffer has 8 KiB. */
+    ck_abort_msg("%.6000s", text);
+}
+
+#define must(condition, ...)                                                  \
+    ((condition) ? (void)0 : give_up(__VA_ARGS__)) /* like ck_assert_msg */
+
+static int count_failures(SRunner *runner)
+{
     srunner_run_all(runner, CK_ENV);
     int failed = srunner_ntests_failed(runner);
+    return failed < 255 ? failed : 255;
+}
+
+/* Waits for the end of the process that runs the suite, and kills meanwhile
+ * what a failed test has left. Returns how many tests failed. */
+static int guard(pid_t runner, const sigset_t *signals)
+{
+    const struct timespec timeout = {GUARD_MS / 1000, GUARD_MS % 1000};
+    int status = 0;
+
+    for (;;) {
+        int number = sigtimedwait(signals, NULL, &timeout);
+        if (number > 0 && number != SIGCHLD) {
+            descendants_end(KILL_MS);
+            signal(number, SIG_DFL);
+            raise(number);
+            sigprocmask(SIG_UNBLOCK, signals, NULL);
+        }
+        if (waitpid(runner, &status, WNOHANG) == runner)
+            break;
+        descendants_signal_orphans(SIGKILL);
+    }
+    descendants_disown(runner);
+    descendants_end(KILL_MS);
+    if (WIFEXITED(status))
+        return WEXITSTATUS(status);
+    fprintf(stderr, "the suite was killed by signal %d\n", WTERMSIG(status));
+    return 1;
+}
+
+int run_suite(Suite *suite)
+{
+    const char *mode = getenv("CK_FORK");
+    SRunner *runner = srunner_create(suite);
+    sigset_t signals;
+    sigset_t before;
+    int failed;
+
+    descendants_adopt();
+    if (mode != NULL && strcmp(mode, "no") == 0) {
+        failed = count_failures(runner); /* for a debugger: in one process */
+        descendants_end(KILL_MS);
+        srunner_free(runner);
+        return failed;
+    }
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGCHLD);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGHUP);
+    sigprocmask(SIG_BLOCK, &signals, &before);
+    fflush(NULL);
+    pid_t parent = getpid();
+    pid_t pid = fork();
+    if (pid == 0) {
+        sigprocmask(SIG_SETMASK, &before, NULL);
+        if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || getppid() != parent)
+            exit(255);
+        failed = count_failures(runner);
+        srunner_free(runner);
+        exit(failed);
+    }
     srunner_free(runner);
+    if (pid < 0) {
+        perror("fork");
+        exit(255);
+    }
+    descendants_own(pid);
+    failed = guard(pid, &signals);
+    sigprocmask(SIG_SETMASK, &before, NULL);
     return failed;
 }
 
@@ -174,6 +272,7 @@ static char *fill_in(const char *command, const char *port,
 }
 
 static int namespaces; /* that a server is started in */
+static int servers;    /* started and not freed */
 
 /* Forks; the child is in new namespaces, which are flags of clone. */
 static pid_t fork_with(int flags)
@@ -207,11 +306,13 @@ static void spawn(struct server_process *s, const char *command,
     ck_assert_int_ge(s->log, 0);
     /* Each writer adds at the end, even with an offset of its own. */
     ck_assert_int_eq(fcntl(s->log, F_SETFL, O_APPEND), 0);
+    descendants_adopt();
     s->pid = fork_with(namespaces);
     if (s->pid == 0)
         become_server(filled, s->log, parent);
     free(filled);
     ck_assert_int_gt(s->pid, 0);
+    descendants_own(s->pid);
 }
 
 /* Returns a connection to it, or -1. */
@@ -247,6 +348,31 @@ static bool accepts(const struct server_process *s)
     return true;
 }
 
+char *server_log(const struct server_process *s)
+{
+    struct stat status;
+    ck_assert_int_eq(fstat(s->log, &status), 0);
+    size_t size = (size_t)status.st_size;
+    char *text = malloc(size + 1);
+    ck_assert_ptr_nonnull(text);
+    ssize_t len = pread(s->log, text, size, 0);
+    ck_assert_int_ge(len, 0);
+    text[len] = '\0';
+    return text;
+}
+
+void server_show_log(const struct server_process *s, FILE *out)
+{
+    char *log = server_log(s);
+
+    if (log[0] == '\0')
+        fputs("    its stderr is empty\n", out);
+    else
+        fputs("    the end of its stderr:\n", out);
+    quote_end(out, log, LOG_LINES, "      | ");
+    free(log);
+}
+
 /* Returns whether it has logged where it listens, and sets host and port. */
 static bool says_where(struct server_process *s)
 {
@@ -278,21 +404,82 @@ static bool says_where(struct server_process *s)
 /* Returns whether it has ended. */
 static bool reap(struct server_process *s, int flags)
 {
-    if (s->pid > 0 && waitpid(s->pid, &s->status, flags) == s->pid)
+    if (s->pid > 0 && waitpid(s->pid, &s->status, flags) == s->pid) {
+        descendants_disown(s->pid);
         s->pid = 0;
+    }
     return s->pid == 0;
+}
+
+/* Returns whether a program that ended with status 0 has left a daemon, which
+ * then takes its place. */
+static bool becomes_daemon(struct server_process *s)
+{
+    if (!WIFEXITED(s->status) || WEXITSTATUS(s->status) != 0)
+        return false;
+    s->pid = descendants_orphan();
+    if (s->pid == 0)
+        return false;
+    s->daemon = true;
+    descendants_own(s->pid);
+    return true;
 }
 
 /* Waits until it serves. Returns false if it ends or is not ready in time. */
 static bool gets_ready(struct server_process *s, bool by_port)
 {
     long long deadline = now_ms() + PATIENCE_MS;
-    while (now_ms() < deadline && !reap(s, WNOHANG)) {
+    while (now_ms() < deadline) {
+        if (reap(s, WNOHANG) && !(by_port && becomes_daemon(s)))
+            return false;
         if (by_port ? accepts(s) : says_where(s))
             return true;
         let_pass(POLL_MS);
     }
     return false;
+}
+
+void server_ending(const struct server_process *s, char text[64])
+{
+    if (s->pid > 0)
+        snprintf(text, 64, "still runs");
+    else if (WIFEXITED(s->status))
+        snprintf(text, 64, "ended with status %d", WEXITSTATUS(s->status));
+    else
+        snprintf(text, 64, "was killed by signal %d (%s)", WTERMSIG(s->status),
+                 strsignal(WTERMSIG(s->status)));
+}
+
+/* Fails the test: says what became of the program, and what it said. */
+static _Noreturn void not_serving(struct server_process *s,
+                                  const char *command, bool by_port)
+{
+    char ending[64];
+    char hint[256] = "";
+
+    server_ending(s, ending);
+    if (s->pid > 0 && by_port)
+        snprintf(hint, sizeof hint,
+                 ", but accepts no connection at %s:%s after %d s", s->host,
+                 s->port, PATIENCE_MS / 1000);
+    else if (s->pid > 0)
+        snprintf(hint, sizeof hint,
+                 ", but has not logged where it listens after %d s",
+                 PATIENCE_MS / 1000);
+    else if (WIFEXITED(s->status) && WEXITSTATUS(s->status) == 0)
+        snprintf(hint, sizeof hint,
+                 " and left no process that serves:\n"
+                 "    it should stay in the foreground");
+    else if (WIFEXITED(s->status) && WEXITSTATUS(s->status) == 127)
+        snprintf(hint, sizeof hint, ": no such command?");
+    char *text = NULL;
+    size_t len = 0;
+    FILE *out = open_memstream(&text, &len);
+    ck_assert_ptr_nonnull(out);
+    server_show_log(s, out);
+    ck_assert_int_eq(fclose(out), 0);
+    give_up("not serving: %s\n    the program %s%s\n%s", command, ending, hint,
+            text);
 }
 
 static char *vformat(const char *format, va_list args)
@@ -321,13 +508,13 @@ struct server_process *server_start(const char *upstream, const char *format,
         if (gets_ready(s, by_port))
             break;
         attempts--;
-        char *log = server_log(s);
-        ck_assert_msg(s->pid == 0 && by_port && attempts > 0,
-                      "not serving: %s\n%s", command, log);
-        free(log);
+        if (s->pid != 0 || !by_port || attempts == 0)
+            not_serving(s, command, by_port);
+        descendants_end_orphans(KILL_MS);
         close(s->log);
     }
     free(command);
+    servers++;
     return s;
 }
 
@@ -407,13 +594,28 @@ bool server_ends(struct server_process *s, long timeout_ms)
     return true;
 }
 
+/* Ends what a server that has ended left: a wrapper does not pass SIGTERM on
+ * to the server proper, and a daemon has workers. */
+static void end_remains(void)
+{
+    long long deadline = now_ms() + REMAINS_MS;
+
+    if (servers > 1 || descendants_signal_orphans(SIGTERM) == 0)
+        return;
+    while (descendants_signal_orphans(0) > 0 && now_ms() < deadline)
+        let_pass(POLL_MS);
+    descendants_end_orphans(KILL_MS);
+}
+
 int server_stop(struct server_process *s)
 {
     static const char *const complaints[] = {"Sanitizer", "runtime error:"};
 
     if (s->pid > 0)
         ck_assert_int_eq(kill(s->pid, SIGTERM), 0);
-    ck_assert_msg(server_ends(s, PATIENCE_MS), "does not end");
+    must(server_ends(s, PATIENCE_MS), "it does not end within %d s of SIGTERM",
+         PATIENCE_MS / 1000);
+    end_remains();
     char *log = server_log(s);
     for (size_t i = 0; i < sizeof complaints / sizeof complaints[0]; i++)
         ck_assert_msg(strstr(log, complaints[i]) == NULL, "%s", log);
@@ -428,21 +630,11 @@ void server_free(struct server_process *s)
         kill(s->pid, SIGKILL);
         reap(s, 0);
     }
+    servers--;
+    if (servers == 0)
+        descendants_end_orphans(KILL_MS);
     close(s->log);
     free(s);
-}
-
-char *server_log(const struct server_process *s)
-{
-    struct stat status;
-    ck_assert_int_eq(fstat(s->log, &status), 0);
-    size_t size = (size_t)status.st_size;
-    char *text = malloc(size + 1);
-    ck_assert_ptr_nonnull(text);
-    ssize_t len = pread(s->log, text, size, 0);
-    ck_assert_int_ge(len, 0);
-    text[len] = '\0';
-    return text;
 }
 
 int server_logged(const struct server_process *s, const char *text)
@@ -520,7 +712,7 @@ long server_status(const struct server_process *s, const char *key)
 
     snprintf(path, sizeof path, "/proc/%d/status", (int)s->pid);
     FILE *file = fopen(path, "re");
-    ck_assert_msg(file != NULL, "the server is gone");
+    must(file != NULL, "the server is gone");
     while (value < 0 && fgets(line, sizeof line, file) != NULL)
         if (strncmp(line, key, len) == 0 && line[len] == ':')
             value = strtol(line + len + 1, NULL, 10);
@@ -536,7 +728,7 @@ static long count_descriptors(const struct server_process *s)
     long count = 0;
     snprintf(path, sizeof path, "/proc/%d/fd", (int)s->pid);
     DIR *dir = opendir(path);
-    ck_assert_msg(dir != NULL, "the server is gone");
+    must(dir != NULL, "the server is gone");
     while (readdir(dir) != NULL)
         count++;
     closedir(dir);
@@ -590,7 +782,7 @@ struct holding server_rests(const struct server_process *s)
             return rest;
         last = rest;
     }
-    ck_abort_msg("the server does not come to rest");
+    give_up("the server does not come to rest");
 }
 
 void server_recovers(const struct server_process *s, struct holding before)
@@ -607,7 +799,7 @@ struct client *client_open(const struct server_process *s)
     struct client *c = calloc(1, sizeof *c);
     ck_assert_ptr_nonnull(c);
     c->fd = dial(s);
-    ck_assert_msg(c->fd >= 0, "cannot connect: %s", strerror(errno));
+    must(c->fd >= 0, "cannot connect: %s", strerror(errno));
     ck_assert_int_eq(
         setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on), 0);
     return c;
@@ -633,10 +825,10 @@ void client_send(struct client *c, const void *data, size_t len)
 {
     const char *p = data;
     while (len > 0) {
-        ck_assert_msg(await(c, POLLOUT, PATIENCE_MS), "cannot send");
+        must(await(c, POLLOUT, PATIENCE_MS),
+             "the server has not read for %d s", PATIENCE_MS / 1000);
         ssize_t n = send(c->fd, p, len, MSG_NOSIGNAL | MSG_DONTWAIT);
-        ck_assert_msg(n > 0 || errno == EAGAIN, "cannot send: %s",
-                      strerror(errno));
+        must(n > 0 || errno == EAGAIN, "cannot send: %s", strerror(errno));
         if (n > 0) {
             p += n;
             len -= (size_t)n;
@@ -727,7 +919,8 @@ const char *client_rest(struct client *c, size_t *len)
     do
         n = receive(c);
     while (n > 0);
-    ck_assert_msg(n == 0, n == -1 ? "reset" : "not closed");
+    must(n == 0, n == -1 ? "the server has reset the connection"
+                         : "the server has not closed the connection");
     c->data[c->end] = '\0';
     *len = c->end - c->start;
     return c->data + c->start;

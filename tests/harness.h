@@ -15,6 +15,7 @@
 #include <check.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 /* Longest wait for what has to happen, even on a busy machine, in ms. */
@@ -32,26 +33,39 @@ void let_pass(long ms);
 /* Reports why the test that runs returns without having tested anything. */
 void tell_skipped(const char *why);
 
-/* Runs the suite and prints Check's totals. Returns how many tests failed. */
+/*
+ * Runs the suite and prints Check's totals. Returns how many tests failed, 255
+ * at most. Ends whatever the tests have started and left, even if a signal
+ * ends the suite.
+ */
 int run_suite(Suite *suite);
+
+/* Fails the test that runs, with a message and what explain() adds to it. */
+__attribute__((format(printf, 1, 2))) _Noreturn void
+give_up(const char *format, ...);
+
+/* A suite may set this, to say more about a failure. */
+extern void (*explain)(FILE *out);
 
 /*
  * Servers
  */
 
 struct server_process {
-    pid_t pid;
+    pid_t pid;   /* 0 once it has ended */
+    bool daemon; /* the program that was started has ended, this one serves */
     char host[64];
     char port[8];
     int log;    /* its stderr: a file in memory */
-    int status; /* as of waitpid, once pid is 0 */
+    int status; /* as of waitpid, once it has ended */
 };
 
 /*
  * Starts a command line, formatted as by printf, in the shell and waits until
  * it serves. {port} in it becomes a free port, {upstream} the URL. Without
- * {port} it must log "listening on HOST:PORT". It is killed when the test
- * ends, however it ends. server_free frees it.
+ * {port} it must log "listening on HOST:PORT". It may end with status 0 if it
+ * leaves a daemon that serves the port. All that it starts is killed when the
+ * test ends, however it ends. server_free frees it.
  */
 __attribute__((format(printf, 2, 3))) struct server_process *
 server_start(const char *upstream, const char *format, ...);
@@ -75,17 +89,24 @@ bool server_as_process_1(void);
 bool server_ends(struct server_process *s, long timeout_ms);
 
 /*
- * Stops it with SIGTERM. Fails the test if that takes too long, or if a
- * sanitizer has reported an error. Returns the exit status, or 128 + signal if
- * one killed it.
+ * Stops it with SIGTERM, and then what it leaves. Fails the test if that takes
+ * too long, or if a sanitizer has reported an error. Returns the exit status,
+ * or 128 + signal if one killed it.
  */
 int server_stop(struct server_process *s);
 
-/* Kills it if it still runs, and frees s. */
+/* Kills it if it still runs, with all that it has started, and frees s. While
+ * there is another server, that one may own what is left: it stays. */
 void server_free(struct server_process *s);
+
+/* Writes how a server has ended, in words, or that it runs. */
+void server_ending(const struct server_process *s, char text[64]);
 
 /* Returns its stderr by now; the caller frees it. */
 char *server_log(const struct server_process *s);
+
+/* Prints the last lines of its stderr, indented, fit for 80 columns. */
+void server_show_log(const struct server_process *s, FILE *out);
 
 /* Returns how often text is in its log. */
 int server_logged(const struct server_process *s, const char *text);
