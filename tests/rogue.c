@@ -17,7 +17,6 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,7 +24,7 @@
 #include <unistd.h>
 
 #define MAX_HEAD (4U << 20)
-#define KEPT 1024U
+#define KEPT 4096U
 #define CHUNKED "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 struct rogue {
@@ -37,7 +36,7 @@ struct rogue {
     pthread_cond_t idle;  /* signalled when the last connection ends */
     unsigned long threads;
     struct rogue_counts counts;
-    char *heads[KEPT]; /* of the n-th request at n % KEPT */
+    struct rogue_exchange *kept[KEPT]; /* the n-th request at n % KEPT */
     char *forced;
     char *body;
     size_t body_len;
@@ -53,6 +52,8 @@ struct conn {
     size_t text_len;
     unsigned long number; /* behind the second slash of the path */
     unsigned long served; /* requests before this one */
+    char answer[ROGUE_ANSWER_KEPT];
+    size_t answer_len; /* of the whole */
 };
 
 /*
@@ -81,9 +82,21 @@ static bool pause_for(const struct conn *c, int ms)
     return await(c, POLLRDHUP, ms);
 }
 
-static bool put(const struct conn *c, const void *data, size_t len)
+/* Keeps the beginning of what is sent for a request. */
+static void note_answer(struct conn *c, const void *data, size_t len)
+{
+    if (c->answer_len < sizeof c->answer) {
+        size_t room = sizeof c->answer - c->answer_len;
+        memcpy(c->answer + c->answer_len, data, len < room ? len : room);
+    }
+    c->answer_len += len;
+}
+
+static bool put(struct conn *c, const void *data, size_t len)
 {
     const char *p = data;
+
+    note_answer(c, data, len);
 
     while (len > 0) {
         ssize_t n = send(c->fd, p, len, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -101,13 +114,13 @@ static bool put(const struct conn *c, const void *data, size_t len)
     return true;
 }
 
-static bool put_string(const struct conn *c, const char *s)
+static bool put_string(struct conn *c, const char *s)
 {
     return put(c, s, strlen(s));
 }
 
 /* Sends a head with a length and the body behind it in one piece. */
-static bool put_response(const struct conn *c, const char *status,
+static bool put_response(struct conn *c, const char *status,
                          const char *headers, const void *body, size_t len)
 {
     char *all;
@@ -131,7 +144,7 @@ static bool put_response(const struct conn *c, const char *status,
     return sent;
 }
 
-static bool put_chunk(const struct conn *c, const void *data, size_t len)
+static bool put_chunk(struct conn *c, const void *data, size_t len)
 {
     char head[32];
 
@@ -372,7 +385,7 @@ static const struct script {
 };
 
 /* Repeats the piece until the client leaves, in sends of many pieces. */
-static void repeat(const struct conn *c, const struct script *s)
+static void repeat(struct conn *c, const struct script *s)
 {
     char many[16384];
     size_t len = strlen(s->piece);
@@ -388,7 +401,7 @@ static void repeat(const struct conn *c, const struct script *s)
     } while (put(c, many, filled));
 }
 
-static bool play(const struct conn *c, const struct script *s)
+static bool play(struct conn *c, const struct script *s)
 {
     struct linger at_once = {.l_onoff = 1, .l_linger = 0};
 
@@ -426,7 +439,7 @@ static bool answer(struct conn *c, const char *path)
 {
     const char *slash;
 
-    if (names(path, "/text"))
+    if (names(path, "/text") || names(path, "/arrpi.php"))
         path = c->text_len > 0 && c->text[0] == '/' ? c->text : "/good";
     slash = strchr(path + 1, '/');
     c->number = slash != NULL ? strtoul(slash + 1, NULL, 10) : 0;
@@ -521,17 +534,46 @@ static char *read_head(struct conn *c)
     }
 }
 
-/* Counts the request and keeps its head. Returns a copy of the forced path, or
- * NULL. */
-static char *note_request(struct rogue *r, char *head)
+/* Returns a request to keep, which takes the head; or NULL. */
+static struct rogue_exchange *new_exchange(char *head, const struct conn *c)
+{
+    struct rogue_exchange *exchange = calloc(1, sizeof *exchange);
+    char *text = malloc(c->text_len + 1);
+
+    if (exchange == NULL || text == NULL) {
+        free(exchange);
+        free(text);
+        return NULL;
+    }
+    memcpy(text, c->text, c->text_len + 1);
+    exchange->head = head;
+    exchange->text = text;
+    exchange->text_len = c->text_len;
+    return exchange;
+}
+
+void rogue_forget(struct rogue_exchange *exchange)
+{
+    if (exchange == NULL)
+        return;
+    free(exchange->head);
+    free(exchange->text);
+    free(exchange);
+}
+
+/* Counts the request and keeps it. Sets its number. Returns a copy of the
+ * forced path, or NULL. */
+static char *note_request(struct rogue *r, struct rogue_exchange *exchange,
+                          unsigned long *number)
 {
     char *forced;
-    char **slot;
+    struct rogue_exchange **slot;
 
     pthread_mutex_lock(&r->lock);
-    slot = &r->heads[r->counts.requests++ % KEPT];
-    free(*slot);
-    *slot = head;
+    *number = r->counts.requests++;
+    slot = &r->kept[*number % KEPT];
+    rogue_forget(*slot);
+    *slot = exchange;
     r->counts.busy++;
     if (r->counts.busy > r->counts.peak_busy)
         r->counts.peak_busy = r->counts.busy;
@@ -540,30 +582,49 @@ static char *note_request(struct rogue *r, char *head)
     return forced;
 }
 
+/* Keeps the answer of a request, unless later ones have taken its place. */
+static void note_end(struct rogue *r, const struct conn *c,
+                     unsigned long number)
+{
+    pthread_mutex_lock(&r->lock);
+    r->counts.busy--;
+    if (r->counts.requests - number <= KEPT) {
+        struct rogue_exchange *kept = r->kept[number % KEPT];
+        memcpy(kept->answer, c->answer, sizeof kept->answer);
+        kept->answer_len = c->answer_len;
+        kept->answered = true;
+    }
+    pthread_mutex_unlock(&r->lock);
+}
+
 static bool serve_request(struct conn *c)
 {
     struct rogue *r = c->rogue;
     char *head = read_head(c);
-    char *target;
-    char *forced;
-    bool keep;
+    unsigned long number;
+    bool keep = false;
 
     if (head == NULL)
         return false;
-    target = strchr(head, ' ');
-    target = target != NULL ? strndup(target + 1, strcspn(target + 1, " \r"))
-                            : NULL;
-    forced = note_request(r, head);
+    const char *blank = strchr(head, ' ');
+    char *target = blank != NULL
+                       ? strndup(blank + 1, strcspn(blank + 1, " \r"))
+                       : strdup("");
+    struct rogue_exchange *exchange = NULL;
     if (target != NULL && decode_text(c, target))
-        keep = answer(c, forced != NULL ? forced : target);
-    else
-        keep = false;
-    free(forced);
+        exchange = new_exchange(head, c);
+    if (exchange != NULL) {
+        c->answer_len = 0;
+        char *forced = note_request(r, exchange, &number);
+        if (blank != NULL)
+            keep = answer(c, forced != NULL ? forced : target);
+        free(forced);
+        c->served++;
+        note_end(r, c, number);
+    } else {
+        free(head);
+    }
     free(target);
-    c->served++;
-    pthread_mutex_lock(&r->lock);
-    r->counts.busy--;
-    pthread_mutex_unlock(&r->lock);
     return keep;
 }
 
@@ -674,7 +735,7 @@ static void discard(struct rogue *r)
     if (r->listener >= 0)
         close(r->listener);
     for (size_t i = 0; i < KEPT; i++)
-        free(r->heads[i]);
+        rogue_forget(r->kept[i]);
     free(r->forced);
     free(r->body);
     pthread_cond_destroy(&r->idle);
@@ -764,15 +825,41 @@ struct rogue_counts rogue_counts(struct rogue *r)
     return counts;
 }
 
+struct rogue_exchange *rogue_recall(struct rogue *r, unsigned long n)
+{
+    struct rogue_exchange *copy = malloc(sizeof *copy);
+
+    if (copy == NULL)
+        return NULL;
+    pthread_mutex_lock(&r->lock);
+    bool known = n < r->counts.requests && r->counts.requests - n <= KEPT;
+    if (known) {
+        *copy = *r->kept[n % KEPT];
+        copy->head = strdup(copy->head);
+        copy->text = malloc(copy->text_len + 1);
+        if (copy->text != NULL)
+            memcpy(copy->text, r->kept[n % KEPT]->text, copy->text_len + 1);
+    }
+    pthread_mutex_unlock(&r->lock);
+    if (known && copy->head != NULL && copy->text != NULL)
+        return copy;
+    if (known)
+        rogue_forget(copy);
+    else
+        free(copy);
+    return NULL;
+}
+
 char *rogue_request(struct rogue *r, unsigned long n)
 {
-    char *copy = NULL;
+    struct rogue_exchange *exchange = rogue_recall(r, n);
 
-    pthread_mutex_lock(&r->lock);
-    if (n < r->counts.requests && r->counts.requests - n <= KEPT)
-        copy = strdup(r->heads[n % KEPT]);
-    pthread_mutex_unlock(&r->lock);
-    return copy;
+    if (exchange == NULL)
+        return NULL;
+    char *head = exchange->head;
+    exchange->head = NULL;
+    rogue_forget(exchange);
+    return head;
 }
 
 unsigned char *rogue_packed(size_t *len)

@@ -13,6 +13,7 @@
 #ifndef ROGUE_H
 #define ROGUE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #define ROGUE_URL_SIZE 256
@@ -22,6 +23,7 @@
  *
  *   /good             TEXT, with a length, connection kept
  *   /text             what TEXT names if it begins with '/', else as /good
+ *   /arrpi.php        the same: what build/upstream is asked for
  *   /delay/MS         TEXT after MS milliseconds
  *   /chunked          TEXT, each byte a chunk, with a trailer
  *   /unsized          TEXT, ended by the close
@@ -104,9 +106,25 @@ struct rogue_counts rogue_counts(struct rogue *r);
 /*
  * The head of the n-th request, counted from 0, as a string to free():
  * request line and headers as they came. NULL if there was none, or if more
- * than 1024 came after it.
+ * than 4096 came after it.
  */
 char *rogue_request(struct rogue *r, unsigned long n);
+
+#define ROGUE_ANSWER_KEPT 512U
+
+/* A request, and what was sent for it. */
+struct rogue_exchange {
+    char *head; /* as above */
+    char *text; /* decoded */
+    size_t text_len;
+    char answer[ROGUE_ANSWER_KEPT]; /* its beginning */
+    size_t answer_len;              /* of the whole, which may be longer */
+    bool answered;                  /* false while it is being answered */
+};
+
+/* Returns what rogue_request() does, with the answer: to rogue_forget(). */
+struct rogue_exchange *rogue_recall(struct rogue *r, unsigned long n);
+void rogue_forget(struct rogue_exchange *exchange);
 
 /* What /packed sends: 8 MiB of zeros as gzip, to free(). Sets *len. */
 unsigned char *rogue_packed(size_t *len);
