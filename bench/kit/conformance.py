@@ -3,6 +3,7 @@
 
 import os
 import re
+import textwrap
 import time
 
 from .processes import Program
@@ -10,6 +11,8 @@ from .processes import Program
 SUITE = os.path.join("build", "tests", "test_protocol")
 PATIENCE = 180  # seconds; a correct server takes up to 10
 MORE_FAILURES = 20  # seconds to run on after the first failure
+TO_END = 30  # seconds for the suite to end what it has started
+COLUMNS = 79
 
 
 def hold(root, contender, log):
@@ -21,8 +24,10 @@ def hold(root, contender, log):
     """
     with open(log, "wb"):
         pass
-    program = Program([os.path.join(root, SUITE), "--protocol"], os.devnull,
-                      cwd=contender.directory or root,
+    directory = contender.directory or root
+    # A failure names the suite as it is called here.
+    suite = os.path.relpath(os.path.join(root, SUITE), directory)
+    program = Program([suite, "--protocol"], os.devnull, cwd=directory,
                       env={**os.environ, "SERVER": contender.template,
                            "CK_TAP_LOG_FILE_NAME": log})
     limit = time.monotonic() + PATIENCE
@@ -33,18 +38,30 @@ def hold(root, contender, log):
             failed = True
             limit = min(limit, time.monotonic() + MORE_FAILURES)
     ending = program.ended() or "was cut short"
-    program.stop(patience=0)
+    program.stop(patience=TO_END)
     found = failures(log)
     return ending == "ended with status 0" and not found, ending, found
 
 
 def failures(log):
-    """Return the failures in a TAP report, each with its details."""
+    """Return the failures in a TAP report, as paragraphs to print."""
     with open(log, encoding="utf-8", errors="replace") as report:
         results = re.split(r"^(?=ok |not ok |1\.\.)", report.read(),
                            flags=re.M)
-    return [result.strip() for result in results
+    return [describe(result.strip()) for result in results
             if result.startswith("not ok ")]
+
+
+def describe(result):
+    """Return a failed test of a TAP report, fit for a terminal.
+
+    Its first line is the suite's source, the case, the test and a summary.
+    What follows is indented and narrow already.
+    """
+    first, *details = result.splitlines()
+    first = re.sub(r"^not ok \d+ - [^:]*:[^:]*:(?:test_)?", "", first)
+    return "\n".join(textwrap.wrap(first, COLUMNS, subsequent_indent="    ",
+                                   break_on_hyphens=False) + details)
 
 
 def count_tests(log):
