@@ -146,17 +146,20 @@ white-space:nowrap}
 th{font-weight:600;color:var(--faint);vertical-align:bottom;
 white-space:normal}
 th:first-child,td:first-child{text-align:left;position:sticky;left:0;
-background:var(--paper)}
-.name{display:block;width:max-content;max-width:min(25vw,14em);
-white-space:normal;overflow-wrap:anywhere}
+background:var(--paper);white-space:normal;overflow-wrap:anywhere;
+width:max-content;min-width:min(24vw,9em);max-width:min(28vw,15em)}
 tr:last-child td{border-bottom:0}
-tr.level th{background:var(--panel);color:var(--ink);text-align:left}
+tr.level th{background:var(--panel);color:var(--ink);text-align:left;
+max-width:none}
 tr.base td{background:var(--mark);font-weight:600}
+table.ratios td{font-weight:400}
+table.ratios td.real{font-weight:600}
+table.ratios th:last-child,table.ratios td:last-child{text-align:left;
+padding-left:1.2em}
 table.facts{white-space:normal}
 table.facts td{text-align:left;white-space:normal;overflow-wrap:anywhere;
 vertical-align:top}
 table.facts td:first-child{width:30%;color:var(--faint)}
-table.facts td:first-child{white-space:normal}
 code{font-size:.9em;overflow-wrap:anywhere}
 details{margin:.6em 0}summary{cursor:pointer}
 @media(max-width:600px){body{padding:14px 12px 48px;font-size:15px}
@@ -432,10 +435,6 @@ def heading_row(columns, first):
     return f"<tr><th>{escape(first)}</th>{heads}"
 
 
-def name_cell(name, mark=""):
-    return f'<td><span class="name">{escape(name)}{mark}</span></td>'
-
-
 def columns_of(comparison):
     """Return the columns that the table of a comparison has."""
     return [column for column in FIGURES if column not in NOT_ALWAYS
@@ -493,7 +492,7 @@ def comparison_table(comparison, baseline):
                              if name in own else "<td></td>")
             cells.append(runs_cell(comparison.made[name, level]))
             base_class = ' class="base"' if name == baseline else ""
-            parts.append(f"<tr{base_class}>{name_cell(name, mark)}"
+            parts.append(f"<tr{base_class}><td>{escape(name)}{mark}</td>"
                          f"{''.join(cells)}</tr>")
     parts.append("</tbody></table></div>")
     if disturbed:
@@ -638,7 +637,7 @@ def pool_section(rows, directory):
                 values = "".join(
                     f"<td>{figure(label, level, column, places)}</td>"
                     for column, _, _, places in POOL_TABLE)
-                parts.append(f"<tr>{name_cell(label)}{values}</tr>")
+                parts.append(f"<tr><td>{escape(label)}</td>{values}</tr>")
     parts.append("</tbody></table></div>")
     return "\n".join(parts)
 
