@@ -5,43 +5,60 @@ import math
 
 from . import directory, environment, results
 from .processes import Failure
-from .verdict import (FIGURES, Spread, deviations, logarithms, pairs_of,
+from .verdict import (CPU, FIGURES, Spread, chance_of, deviations, pairs_of,
                       ratio_of)
 
 WORSE = {"throughput_per_s": "less"}  # for all other figures it is more
+KIT = ("load_cpu_per_request_us", "upstream_cpu_per_request_us")
 
 
 class Change:
-    """The ratios new / old of one comparison, read as a Verdict is."""
+    """The ratios new / old of one comparison, read as a Verdict is.
 
-    baseline = "the old measurement"
+    A machine is not as fast on one day as on another. So what changes is each
+    contender's ratio to the baseline; of the baseline itself it is the ratio
+    of its CPU time to the kit's. Its other figures are compared as they are.
+    """
 
     def __init__(self, old, new, baseline):
         self.comparison = new
-        self.names = [name for name in new.names if name in old.names]
+        common = [name for name in new.names if name in old.names]
+        self.baseline = baseline if baseline in common else None
+        self.names = sorted(common, key=lambda name: name != self.baseline)
         self.levels = [level for level in new.levels if level in old.levels]
         self.ratios = {}
         for column, _ in FIGURES:
-            self.judge(old, new, baseline, column)
+            for level in self.levels:
+                self.judge(old, new, level, column)
 
-    def judge(self, old, new, baseline, column):
+    def judge(self, old, new, level, column):
         """Add the ratios of a figure."""
-        keys = [(name, level) for name in self.names for level in self.levels]
-        values = {key: [values_of(each, *key, column) for each in (old, new)]
-                  for key in keys}
-        for level in self.levels:
-            pool = deviations([each for name in self.names
-                               for each in values[name, level]])
-            chance = [value for each in (old, new) for value in
-                      pairs_of(each, baseline, baseline, level,
-                               column).values()]
-            floor = Spread(chance, pool) if chance else None
-            for name in self.names:
-                before, after = values[name, level]
-                if before and after:
-                    spread = Spread(after, pool, others=before)
-                    self.ratios[name, level, column] = ratio_of(
-                        spread, len(FIGURES) * len(self.levels), floor)
+        values = {name: [self.values_of(each, name, level, column)
+                         for each in (old, new)] for name in self.names}
+        pool = deviations([each for both in values.values() for each in both])
+        chance = [value for each in (old, new) if self.baseline for value in
+                  pairs_of(each, self.baseline, self.baseline, level,
+                           column).values()]
+        floor = Spread(chance, pool) if chance else None
+        for name, (before, after) in values.items():
+            if before and after:
+                self.ratios[name, level, column] = ratio_of(
+                    Spread(after, pool, others=before),
+                    chance_of(column, len(self.levels)), floor)
+
+    def values_of(self, comparison, name, level, column):
+        """Return the logarithms of what is compared, of all repetitions."""
+        if self.baseline and name != self.baseline:
+            return list(pairs_of(comparison, self.baseline, name, level,
+                                 column).values())
+        found = []
+        for row in comparison.runs(name, level):
+            value = comparison.figure(row, column)
+            kit = sum(row.get(part) or 0 for part in KIT)
+            if value and value > 0 and (column != CPU or kit):
+                found.append(math.log(value / kit if column == CPU
+                                      else value))
+        return found
 
     def get(self, name, level, column):
         """Return a ratio, or None."""
@@ -49,21 +66,15 @@ class Change:
 
     def worse(self, share):
         """Return (contender, connections, heading, ratio) of what is worse,
-        for sure and by more than a share."""
+        not by chance and by more than a share."""
         limit = math.log1p(share)
         return [(name, level, heading, ratio)
                 for name in self.names for level in self.levels
                 for column, heading in FIGURES
                 if (ratio := self.get(name, level, column))
+                and (name != self.baseline or column == CPU)
                 and ratio.word == WORSE.get(column, "more")
                 and abs(math.log(ratio.estimate)) > limit]
-
-
-def values_of(comparison, name, level, column):
-    """Return the logarithms of a figure in all runs."""
-    return [value for entries in logarithms(comparison, name, level,
-                                            column).values()
-            for value in entries.values()]
 
 
 def differences(old, new):

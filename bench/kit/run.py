@@ -47,6 +47,7 @@ TIMER_US = 20  # a reply this much sooner than the delay is not too soon
 CPU_LEAST_US = 1.0  # to receive a line and send a reply takes more
 KEPT_SHARE = 0.1  # of the fetches; so many may still open a connection
 PROBE = b"is anybody there"
+UNFETCHED = "it was not fetched"
 KEY_BYTES = 32
 START_PATIENCE = 30  # seconds; an interpreter has to load its imports
 
@@ -251,13 +252,25 @@ def start_server(settings, contender, port, upstream_port):
             server.account.strangers = proc.other_holders(
                 proc.sockets(port, listening=True), server.pids())
             return server, None
-        return server, (f"wrong reply to the first line: {reply!r}, not "
-                        f"{expected!r}")
+        return server, describe_wrong(reply, expected)
     ending = server.ended()
     if ending == "ended with status 0":
         ending += " (it must go on serving, in the foreground)"
     return server, (f"the server did not start: {ending or 'no answer'}: "
                     f"{server.tail()}")
+
+
+def describe_wrong(reply, expected):
+    """Return what is wrong with the reply to the first line."""
+    def shown(text):
+        return repr(text.decode("latin-1"))
+
+    sent = f"the line {shown(PROBE)}"
+    if reply is None:
+        return f"no reply to {sent}"
+    if reply == b"echo: " + PROBE + b"\n":
+        return f"a reply to {sent} without the upstream's mark: {UNFETCHED}"
+    return f"a wrong reply to {sent}: {shown(reply)}, not {shown(expected)}"
 
 
 def measure(settings, plan, row):
@@ -332,6 +345,8 @@ def drive(settings, plan, row, programs, ports):
     row["samples"] = keep_samples(settings, plan, row, raw, figures)
     take_figures(plan, row, figures)
     check_replies(row, figures)
+    if not figures["requests"]:
+        return
     if not held or dead:
         if not row["why"]:
             row["why"].append("the load did not finish")
@@ -539,7 +554,11 @@ def check_replies(row, figures):
     """Check that each reply was right and none was missing."""
     for name, count in figures["failures"].items():
         if count:
-            row["why"].append(f"{count} {name.replace('_', ' ')}")
+            what = f"{count} {name.replace('_', ' ')}"
+            if name == "unmarked":
+                what += (" (replies without the upstream's mark: what they "
+                         "echo was not fetched)")
+            row["why"].append(what)
     for reason, count in figures["error_reasons"].items():
         row["why"].append(f"{count} error: {reason}")
     if not figures["right"] and not row["why"]:

@@ -30,6 +30,7 @@ FIGURES = (
 CPU = FIGURES[0][0]
 
 CHANCE = 0.05  # an interval misses the true ratio this often
+WRONG = 0.03  # a contender like the baseline is called different this often
 SMALLEST = 0.01  # a difference below 1 % is none
 FEW = 5  # with fewer pairs the spread is taken from all contenders together
 POOL_LEAST = 12  # deviations that are enough to tell a spread
@@ -52,6 +53,19 @@ def trimmed_mean(values):
     size = values.shape[-1]
     cut = int(TRIMMED * size)
     return numpy.sort(values)[..., cut:size - cut].mean(axis=-1)
+
+
+def squared_error(values):
+    """Return the variance of the trimmed mean, and how many values it has."""
+    size = len(values)
+    cut = int(TRIMMED * size)
+    kept = size - 2 * cut
+    if kept < 2:
+        return 0.0, kept
+    ordered = numpy.sort(values)
+    winsorized = numpy.clip(values, ordered[cut], ordered[size - cut - 1])
+    return (float(winsorized.var(ddof=1)) * (size - 1) /
+            (kept * (kept - 1))), kept
 
 
 @functools.cache
@@ -81,11 +95,13 @@ class Spread:
         self.expand = self.size >= FEW
         self.few = not self.expand and len(pool) < POOL_LEAST
         self.mean, self.means = 0.0, numpy.zeros(RESAMPLES)
+        self.errors = []  # of each mean: its variance, of so many values
         for seed, sign, each in (1, 1, values), (2, -1, others):
             if len(each):
                 array = numpy.array(each)
                 self.mean += sign * float(trimmed_mean(array))
                 self.means += sign * self.resampled(array, pool, seed)
+                self.errors.append(squared_error(array))
 
     def resampled(self, values, pool, seed):
         """Return the trimmed means of resamples of the values; of a few
@@ -113,6 +129,24 @@ class Spread:
                 t_quantile(1 - tail, self.size - 1))
         low, high = numpy.quantile(self.means, (tail, 1 - tail))
         return float(low), float(high)
+
+    def excludes_zero(self, chance):
+        """Return whether the true mean is not 0, wrong by this chance.
+
+        This is Yuen's test. With few values it keeps to a small chance, which
+        the bootstrap can't.
+        """
+        if not self.expand:
+            low, high = self.interval(chance)
+            return low > 0 or high < 0
+        error = math.sqrt(sum(square for square, _ in self.errors))
+        if error == 0:
+            return self.mean != 0
+        # Welch's degrees of freedom; those of one set if there is only one
+        freedom = error ** 4 / sum(square ** 2 / (kept - 1)
+                                   for square, kept in self.errors if square)
+        return abs(self.mean) / error > t_quantile(1 - chance / 2,
+                                                   round(freedom, 1))
 
 
 def logarithms(comparison, name, level, column):
@@ -153,22 +187,29 @@ def deviations(many):
     return numpy.array(found)
 
 
-def ratio_of(spread, tries, floor):
+def chance_of(column, levels):
+    """Return how often a figure may be called different wrongly.
+
+    Half of WRONG is for CPU per request, half for the other figures.
+    """
+    others = 1 if column == CPU else len(FIGURES) - 1
+    return WRONG / 2 / levels / others
+
+
+def ratio_of(spread, chance, floor):
     """Return the ratio that a spread stands for.
 
-    It is different from 1 only if an interval excludes 1 that allows for the
-    number of figures that are compared, and if the baseline does not differ
-    from itself by as much.
+    It is different from 1 only if a test says so that is seldom wrong, and if
+    it differs by more than the baseline does from itself.
     """
     if spread.few:
         return Ratio(math.exp(spread.mean), None, None, spread.size, "few")
     low, high = spread.interval(CHANCE)
-    surely_low, surely_high = spread.interval(CHANCE / tries)
     least = math.log1p(SMALLEST)
-    if floor is not None and not floor.few:
-        least = max(least, *(abs(bound) for bound in floor.interval(CHANCE)))
+    if floor is not None:
+        least = max(least, abs(floor.mean))
     word = "none"
-    if abs(spread.mean) > least and (surely_low > 0 or surely_high < 0):
+    if abs(spread.mean) > least and spread.excludes_zero(chance):
         word = "more" if spread.mean > 0 else "less"
     return Ratio(math.exp(spread.mean), math.exp(low), math.exp(high),
                  spread.size, word)
@@ -200,10 +241,9 @@ class Verdict:
         found = {}
         for key, spread in spreads.items():
             name, level, column = key
-            tries = sum(other[0] == name for other in spreads)
             floor = spreads.get((self.baseline, level, column))
-            found[key] = ratio_of(spread, tries, None if name == self.baseline
-                                  else floor)
+            found[key] = ratio_of(spread, chance_of(column, len(self.levels)),
+                                  None if name == self.baseline else floor)
         return found
 
     def get(self, name, level, column):
@@ -276,15 +316,11 @@ def shorten(name, width):
     return name[:width - width // 2 - 1] + "…" + name[-(width // 2):]
 
 
-def terminal_table(verdict):
-    """Return the lines of the table, for a terminal."""
-    title = verdict.comparison.title()
-    lines = textwrap.wrap(
-        f"Against {verdict.baseline}, with 95 % intervals: "
-        f"{title[0].lower()}{title[1:]}. A * marks what differs by more than "
-        f"{verdict.baseline} from itself.", COLUMNS)
-    lines += ["", " " * NAME + "".join(f"{heading:>{CELL - 1}} "
-                                       for _, heading in FIGURES)]
+def terminal_table(verdict, heading, label):
+    """Return the lines of the table, for a terminal; label names a row."""
+    lines = [*textwrap.wrap(heading, COLUMNS), "",
+             " " * NAME + "".join(f"{heading:>{CELL - 1}} "
+                                  for _, heading in FIGURES).rstrip()]
     for level in verdict.levels:
         lines.append(results.connections(level))
         for name in verdict.names:
@@ -292,8 +328,7 @@ def terminal_table(verdict):
                      for column, _ in FIGURES]
             if not any(found):
                 continue
-            label = shorten(entry_name(name, verdict.baseline), NAME - 3)
-            first = f"  {label:<{NAME - 2}}"
+            first = f"  {shorten(label(name), NAME - 3):<{NAME - 2}}"
             second = " " * NAME
             for ratio in found:
                 text = number(ratio) if ratio else "–"
@@ -305,6 +340,13 @@ def terminal_table(verdict):
             if second.strip():
                 lines.append(second.rstrip())
     return lines
+
+
+def terminal_heading(verdict):
+    title = verdict.comparison.title()
+    return (f"Against {verdict.baseline}, with 95 % intervals: "
+            f"{title[0].lower()}{title[1:]}. A * marks what differs by more "
+            f"than {verdict.baseline} from itself.")
 
 
 def in_words(found):
@@ -421,7 +463,9 @@ def terminal(rows, baseline):
     """Return the whole verdict as lines for a terminal."""
     lines = []
     for verdict in verdicts_of(rows, baseline):
-        lines += [*terminal_table(verdict), ""]
+        lines += [*terminal_table(
+            verdict, terminal_heading(verdict),
+            functools.partial(entry_name, baseline=baseline)), ""]
         for name in verdict.names:
             lines += textwrap.wrap(sentence(verdict, name), COLUMNS,
                                    subsequent_indent="    ")
