@@ -357,7 +357,10 @@ def read_samples(path):
 def samples_of(directory, row):
     """Return the samples of a run, or nothing if their file is not there."""
     path = os.path.join(directory, row.get("samples") or "samples/none")
-    return read_samples(path) if os.path.isfile(path) else []
+    try:
+        return read_samples(path) if os.path.isfile(path) else []
+    except EOFError:
+        return []  # a bench that is killed leaves part of a file
 
 
 def heat_maps(comparison, directory):
@@ -411,7 +414,8 @@ def draw_run(directory, number):
     path = os.path.join(directory, "charts", f"run-{number}.svg")
     os.makedirs(os.path.dirname(path), exist_ok=True)
     latencies = [latency for _, latency in samples]
-    charts.heat(samples, row["seconds"], (min(latencies), max(latencies)),
+    seconds = row["seconds"] or max(start for start, _ in samples)
+    charts.heat(samples, seconds, (min(latencies), max(latencies)),
                 f"{row['contender']}, {connections(int(row['concurrency']))}",
                 path)
     return path
@@ -602,6 +606,11 @@ def environment_section(heading, facts):
     return "\n".join(parts)
 
 
+def workers(count):
+    """Return '1 worker' or 'N workers'."""
+    return f"{count:,} worker{'' if count == 1 else 's'}"
+
+
 def pool_section(rows, directory):
     """Return the section on the sleep experiment."""
     rows = [row for row in rows if row["span"] == "tasks"] or rows
@@ -617,7 +626,7 @@ def pool_section(rows, directory):
     decimals = {column: places for column, _, _, places in POOL_TABLE}
     series = [charts.Line(label, [
         (level, median(cells[label, level], "overhead"),
-         f"{label}, {level:,} workers: overhead "
+         f"{label}, {workers(level)}: overhead "
          f"{figure(label, level, 'overhead', decimals['overhead'])}")
         for level in levels if cells[label, level]]) for label in labels]
     drawn = [("pool", "Overhead of a pool of sleepers", charts.lines(
@@ -631,7 +640,7 @@ def pool_section(rows, directory):
              "</tr></thead><tbody>"]
     for level in levels:
         parts.append(f'<tr class="level"><th colspan="{len(POOL_TABLE) + 1}">'
-                     f"{level:,} worker{'s' if level > 1 else ''}</th></tr>")
+                     f"{workers(level)}</th></tr>")
         for label in labels:
             if cells[label, level]:
                 values = "".join(
