@@ -25,7 +25,6 @@ VERSIONS = {
     "node": ["node", "--version"],
     "go": ["go", "version"],
     "numpy": [PYTHON, "-c", "import numpy; print(numpy.__version__)"],
-    "gnuplot": ["gnuplot", "--version"],
     "strace": ["strace", "--version"],
     "perf": ["perf", "--version"],
 }

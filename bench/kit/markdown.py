@@ -3,7 +3,7 @@
 
 import os
 
-from . import report, results
+from . import report, results, verdict
 from .processes import Failure
 
 BEGIN = "<!-- figures: scripts/plot --table writes what follows -->"
@@ -20,13 +20,12 @@ COLUMNS = {
 }
 
 
-def level_table(comparison, level, baseline):
+def level_table(comparison, level, ratios):
     """Return the medians at this many connections, a row per style."""
     lines = [f"**{results.connections(level)}**", "",
              f"| style | {' | '.join(COLUMNS.values())} | "
-             f"CPU / {baseline}'s |",
+             f"CPU / {ratios.baseline}'s |",
              "|---|" + "---:|" * (len(COLUMNS) + 1)]
-    base = comparison.value(baseline, level, report.CPU)
     for name in comparison.names:
         if not comparison.made[name, level]:
             continue  # not measured
@@ -36,8 +35,9 @@ def level_table(comparison, level, baseline):
             if column == report.CPU:
                 spread = comparison.spread(name, level, column, 0)
                 cells[-1] += f" ({spread})" if spread else ""
-        cpu = comparison.value(name, level, report.CPU)
-        cells.append(results.cell(cpu / base if cpu and base else None, 2))
+        ratio = ratios.get(name, level, report.CPU)
+        own = name == ratios.baseline  # its ratio is that to itself
+        cells.append(verdict.number(ratio) if ratio and not own else "–")
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return lines + [""]
 
@@ -78,8 +78,9 @@ def tables(directory):
     baseline = results.baseline_of(rows, facts)
     comparison = results.comparisons_of(rows)[0]
     lines = wrap(facts_line(comparison, facts)) + [""]
+    ratios = verdict.Verdict(comparison, baseline)
     for level in comparison.levels:
-        lines += level_table(comparison, level, baseline)
+        lines += level_table(comparison, level, ratios)
     return lines
 
 

@@ -9,7 +9,7 @@ import os
 import statistics
 from typing import NamedTuple
 
-from . import charts
+from . import charts, verdict
 from .processes import Failure
 from .results import (baseline_of, cell, comparisons_of, connections, current,
                       median, ordered, read_rows)
@@ -152,6 +152,10 @@ tr:last-child td{border-bottom:0}
 tr.level th{background:var(--panel);color:var(--ink);text-align:left;
 max-width:none}
 tr.base td{background:var(--mark);font-weight:600}
+table.ratios td small{color:var(--faint);font-weight:400}
+table.ratios tr.base td{font-weight:400}
+table.ratios td.real{font-weight:700}
+table.ratios td:last-child{text-align:left;white-space:normal;min-width:8em}
 table.ratios td{font-weight:400}
 table.ratios td.real{font-weight:600}
 table.ratios th:last-child,table.ratios td:last-child{text-align:left;
@@ -666,16 +670,6 @@ def summary_line(rows, facts):
             f"Linux {facts.get('kernel', '?')}")
 
 
-def checks_line(rows):
-    """Return whether all runs passed."""
-    bad = sum(row["valid"] != "yes" for row in rows)
-    if bad:
-        return (f'<p class="verdict bad">{bad} of {len(rows)} runs are not '
-                "valid; the figures leave them out</p>")
-    return (f'<p class="verdict good">All {len(rows)} runs passed all '
-            "checks</p>")
-
-
 def title_of(rows, baseline):
     """Return what was compared."""
     if not rows:
@@ -703,13 +697,14 @@ def read_table(directory, name):
     return read_rows(path) if os.path.exists(path) else []
 
 
-def run_sections(directory, rows, baseline, facts):
+def run_sections(directory, made, baseline, facts):
     """Return the sections on the runs, drawing their charts."""
+    rows = current(made)
     chart_directory = os.path.join(directory, "charts")
     sections = [
+        *verdict.html_section(made, baseline),
         f'<p class="faint">{escape(summary_line(rows, facts))}</p>',
-        checks_line(rows),
-        "<p>Each figure is the median of the repetitions. The load "
+        "<p>Each figure below is the median of the repetitions. The load "
         "generator, the upstream and the server ran on the same machine, so "
         "compare the figures of this page with each other, not with another "
         "machine’s.</p>"]
@@ -727,7 +722,7 @@ def run_sections(directory, rows, baseline, facts):
 
 def write(directory):
     """Draw DIR/charts/*.svg and write DIR/report.html."""
-    rows = current(read_table(directory, "runs.tsv"))
+    rows = read_table(directory, "runs.tsv")
     pool = read_table(directory, "pool.tsv")
     if not rows and not pool:
         raise Failure(f"{directory} has no rows, neither in runs.tsv nor in "

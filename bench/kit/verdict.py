@@ -415,19 +415,6 @@ def html_section(rows, baseline):
     return parts
 
 
-def title(rows, baseline):
-    """Return what was compared."""
-    names = [name for name in results.ordered(row["contender"]
-                                              for row in rows)
-             if name != baseline]
-    if not names:
-        return f"{baseline}, measured"
-    if len(names) > 4:
-        return f"{len(names)} servers against {baseline}"
-    listed = ", ".join(names[:-1]) + " and " if len(names) > 1 else ""
-    return f"{listed}{names[-1]} against {baseline}"
-
-
 def quality(rows):
     """Return whether the rows can be trusted, and sentences on why."""
     counted = results.current(rows)
