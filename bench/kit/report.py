@@ -155,7 +155,7 @@ tr.base td{background:var(--mark);font-weight:600}
 table.ratios td small{color:var(--faint);font-weight:400}
 table.ratios tr.base td{font-weight:400}
 table.ratios td.real{font-weight:700}
-table.ratios td:last-child,table.ratios th:last-child{text-align:left;
+table.ratios td:last-child,table.ratios thead th:last-child{text-align:left;
 white-space:normal;min-width:8em;padding-left:1.2em}
 table.facts{white-space:normal}
 table.facts td{text-align:left;white-space:normal;overflow-wrap:anywhere;
