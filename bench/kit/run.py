@@ -64,8 +64,8 @@ def mark(key, text):
 class Monitor(threading.Thread):
     """Reads the CPU clocks of all parts, several times a second."""
 
-    INTERVAL = 0.1  # seconds
-    LOOK = 10  # intervals from one look for processes to the next
+    INTERVAL = 0.05  # seconds
+    LOOK = 20  # intervals from one look for processes to the next
 
     def __init__(self, server, upstream):
         super().__init__(daemon=True)
@@ -298,8 +298,9 @@ def measure(settings, plan, row):
             elif "did not" in ending:
                 row["why"].append(f"the server {ending}")
             check_summary(server, row)
+        lost = upstream.ended()
         upstream.stop()
-        if plan.contender.fetches:
+        if plan.contender.fetches and not lost:
             take_witness(plan, row, upstream)
 
 
@@ -389,7 +390,7 @@ def keep_samples(settings, plan, row, raw, figures):
                            compresslevel=3) as target:
                 shutil.copyfileobj(source, target)
         except OSError as error:
-            raise Failure(f"cannot write {name}: "
+            raise Failure(f"cannot write {settings.output}/{name}: "
                           f"{os.strerror(error.errno or errno.EIO)}") \
                 from error
     return name
