@@ -9,6 +9,7 @@ and a mark in their environment.
 """
 
 import collections
+import functools
 import itertools
 import os
 import signal
@@ -32,14 +33,46 @@ def open_account(untrusted):
     Only an untrusted program can be the one that an orphan comes from.
     """
     parent = group_parent()
-    if parent:
-        path = os.path.join(parent, GROUP.format(os.getpid(), next(counter)))
-        try:
-            os.mkdir(path)
-            return Group(path, untrusted)
-        except OSError:
-            pass  # not permitted, or a read-only mount
+    if parent and groups_work(parent):
+        path = new_group(parent)
+        os.mkdir(path)
+        return Group(path, untrusted)
     return Tree(untrusted)
+
+
+def new_group(parent):
+    return os.path.join(parent, GROUP.format(os.getpid(), next(counter)))
+
+
+def join_group(path):
+    """Move the calling process into a group."""
+    with open(os.path.join(path, "cgroup.procs"), "w",
+              encoding="ascii") as file:
+        file.write("0")
+
+
+@functools.cache
+def groups_work(parent):
+    """Return whether a process of ours can be in a group of its own.
+
+    To make a group is not enough: the kernel may still refuse to move a
+    process from ours into it.
+    """
+    path = new_group(parent)
+    try:
+        os.mkdir(path)
+    except OSError:
+        return False  # not permitted, or a read-only mount
+    child = os.fork()
+    if child == 0:
+        try:
+            join_group(path)
+            os._exit(0)
+        except OSError:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    os.rmdir(path)
+    return status == 0
 
 
 def group_parent():
@@ -86,9 +119,12 @@ class Account:
     def stranger_pids(self):
         return proc.descendants(self.strangers) if self.strangers else set()
 
-    def usage(self):
-        """Return the CPU time used by now, and its approximate split."""
-        return used_by(self.pids())
+    def usage(self, pids=None):
+        """Return the CPU time used by now, and its approximate split.
+
+        pids may say what pids() has lately returned, where only they count.
+        """
+        return used_by(self.pids() if pids is None else pids)
 
     def counts_ended(self):
         """Return whether usage() includes processes that have ended."""
@@ -133,9 +169,7 @@ class Group(Account):
         self.path = path
 
     def join(self):
-        with open(os.path.join(self.path, "cgroup.procs"), "w",
-                  encoding="ascii") as file:
-            file.write("0")
+        join_group(self.path)
 
     def own_pids(self):
         found = []
@@ -148,11 +182,11 @@ class Group(Account):
         words = proc.read(os.path.join(self.path, "cpu.stat")).split()
         return dict(zip(words[::2], words[1::2]))
 
-    def usage(self):
+    def usage(self, pids=None):
         stat = self.cpu_stat()
         names = ("usage_usec", "user_usec", "system_usec")
         if not all(name in stat for name in names):
-            return super().usage()
+            return super().usage(pids)
         others = used_by(self.stranger_pids())
         return Usage(*(int(stat[name]) * 1000 + more
                        for name, more in zip(names, others)))

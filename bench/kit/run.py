@@ -65,7 +65,8 @@ class Monitor(threading.Thread):
     """Reads the CPU clocks of all parts, several times a second."""
 
     INTERVAL = 0.05  # seconds
-    LOOK = 20  # intervals from one look for processes to the next
+    LOOK = 5  # intervals from one look for processes to the next
+    REAP = 20  # intervals from one look for zombies to the next
 
     def __init__(self, server, upstream):
         super().__init__(daemon=True)
@@ -80,23 +81,23 @@ class Monitor(threading.Thread):
         pids = None
         count = 0
         while True:
-            if not exact:
+            if not exact and count % self.LOOK == 0:
                 # What ended processes have used is lost, so only the time
                 # since the last change counts.
                 now = self.server.pids()
                 if now != pids:
                     self.readings = []
                 pids = now
-            self.read()
+            self.read(pids)
             count += 1
-            if count % self.LOOK == 0:
+            if count % self.REAP == 0:
                 proc.reap_orphans()
             if self.over.wait(self.INTERVAL):
                 return
 
-    def read(self):
+    def read(self, pids):
         self.readings.append(Reading(
-            time.monotonic_ns(), self.server.usage(),
+            time.monotonic_ns(), self.server.usage(pids),
             proc.cpu_ns([self.upstream]),
             proc.cpu_ns([self.load] if self.load else []), proc.machine(),
             time.process_time_ns()))
