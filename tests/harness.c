@@ -460,11 +460,11 @@ static _Noreturn void not_serving(struct server_process *s,
     server_ending(s, ending);
     if (s->pid > 0 && by_port)
         snprintf(hint, sizeof hint,
-                 ", but accepts no connection at %s:%s after %d s", s->host,
-                 s->port, PATIENCE_MS / 1000);
+                 ",\n    but accepts no connection at %s:%s after %d s",
+                 s->host, s->port, PATIENCE_MS / 1000);
     else if (s->pid > 0)
         snprintf(hint, sizeof hint,
-                 ", but has not logged where it listens after %d s",
+                 ",\n    but has not logged where it listens after %d s",
                  PATIENCE_MS / 1000);
     else if (WIFEXITED(s->status) && WEXITSTATUS(s->status) == 0)
         snprintf(hint, sizeof hint,

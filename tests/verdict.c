@@ -15,6 +15,7 @@
 #define INDENT "               " /* as wide as a label */
 #define WIDTH 64U                /* of what follows it, in 79 columns */
 #define SHOWN_TEXTS 3            /* asked for too often, or not at all */
+#define CRASH_MS 100             /* for a server that just crashed to end */
 
 /* What a failure is about. */
 static struct {
@@ -106,7 +107,7 @@ static void show_server(FILE *out)
     struct server_process now = *about.server;
     char ending[64];
 
-    (void)server_ends(&now, 0); /* it may just have crashed */
+    (void)server_ends(&now, CRASH_MS);
     server_ending(&now, ending);
     fprintf(out, LABEL "%s\n", "server:", ending);
     server_show_log(about.server, out);
@@ -136,7 +137,9 @@ static void show_commands(FILE *out)
         show_word(out, command);
         fputs(" \\\n" INDENT, out);
     }
-    fprintf(out, "%s --only %s:%d\n", about.program, about.test, about.number);
+    bool fits = strlen(about.program) + strlen(about.test) + 12 < WIDTH;
+    fprintf(out, "%s%s--only %s:%d\n", about.program,
+            fits ? " " : " \\\n" INDENT, about.test, about.number);
     fprintf(out, LABEL "%s --upstream 8081%s%s\n", "by hand:", about.program,
             about.manner != NULL ? " " : "",
             about.manner != NULL ? about.manner : "");
@@ -293,7 +296,8 @@ static _Noreturn void fail_reply(struct client *c, const char *got,
     }
     ck_assert_int_eq(fclose(out), 0);
     text[len - 1] = '\0'; /* the last LF */
-    give_up("a reply is %s%s%s\n%s", missing != NULL ? "missing" : "wrong",
+    give_up("%s%s%s\n%s",
+            missing != NULL ? "a reply is missing" : "a reply is wrong",
             about.what != NULL ? ": " : "",
             about.what != NULL ? about.what : "", text);
 }
@@ -314,7 +318,7 @@ void expect(struct client *c, const char *line, const char *reply)
 
 void expect_error(struct client *c, const char *line)
 {
-    static const char *const parts_of_bodies[] = {"\r", "part", "<h1>"};
+    static const char *const parts_of_bodies[] = {"\r", "b0dy", "<h1>"};
     about.line = bytes_of(line);
     const char *got = client_line(c);
 
