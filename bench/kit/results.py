@@ -142,7 +142,8 @@ class Comparison:
     def title(self):
         delay = (f"an upstream that answers after {self.delay_ms:g} ms"
                  if self.delay_ms else "an upstream that answers at once")
-        rate = f", {self.rate:,g} lines per second" if self.rate else ""
+        rate = (f", open loop, {self.rate:,.10g} lines per second"
+                if self.rate else "")
         return (f"{delay[0].upper()}{delay[1:]}, "
                 f"{CONNECTIONS.get(self.connection, 'as they come')}{rate}")
 

@@ -7,11 +7,13 @@ import errno
 import gzip
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
 import select
 import shutil
+import statistics
 import subprocess
 import threading
 import time
@@ -37,13 +39,23 @@ COLUMNS = (
     "server_connections", "upstream_requests", "upstream_connections",
     "upstream_text_bytes", "upstream_use", "samples")
 
+FAILURES = {
+    "unmarked": "replies without the upstream's mark: what they echo was not "
+                "fetched",
+    "timeout": "connections dropped because a reply took too long",
+    "unsent": "lines that were due but never sent",
+}
 LITTLES_LAW = "Little's law"
+KIT_LIMIT = "the kit was the limit"
 LITTLES_LAW_TOLERANCE = 0.05
 KIT_LIMIT_CORES = 0.9  # each part of the kit has one thread
 LATE_LIMIT = 0.05  # of the mean latency: the load's own delay, open loop
+LATE_US = 100  # that much is a wake-up, even where it is more than that
+RATE_LEAST = 0.98  # of the offered rate; a server with less falls behind
 OTHER_LIMIT = 0.1  # of all cores, used by other programs
 STEAL_LIMIT = 0.05  # of all cores, taken by the hypervisor
 TIMER_US = 20  # a reply this much sooner than the delay is not too soon
+LOAD_PATIENCE = 20.0  # seconds that a reply may take
 CPU_LEAST_US = 1.0  # to receive a line and send a reply takes more
 KEPT_SHARE = 0.1  # of the fetches; so many may still open a connection
 PROBE = b"is anybody there"
@@ -115,6 +127,7 @@ class Settings:
         self.output = output
         self.duration = duration
         self.warmup = warmup
+        self.load_patience = LOAD_PATIENCE
         self.server_cores, self.kit_cores = cores
         self.key = b""
         self.work = os.path.join(output, "work")
@@ -159,7 +172,7 @@ class Load:
         command = [settings.program("load"), "--connect",
                    f"127.0.0.1:{port}", "--connections", str(concurrency),
                    "--json", "-", "--samples", samples, "--hold",
-                   "--timeout", "20"] + arguments
+                   "--timeout", f"{settings.load_patience:g}"] + arguments
         self.program = start_with_key(
             settings, command, settings.log("load"), stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -310,7 +323,7 @@ def load_arguments(settings, plan):
     arguments = ["--duration", f"{settings.duration:.3f}",
                  "--warmup", f"{settings.warmup:.3f}s"]
     if plan.rate:
-        arguments += ["--rate", f"{plan.rate:g}"]
+        arguments += ["--rate", f"{plan.rate:.10g}"]
     return arguments
 
 
@@ -363,6 +376,8 @@ def drive(settings, plan, row, programs, ports):
         check_ended(row, before, after)
     take_window(row, raw, figures, monitor.readings)
     check_laws(plan, row)
+    if plan.rate:
+        check_rate(plan, row, raw)
     check_quiet(row)
 
 
@@ -410,7 +425,8 @@ def take_figures(plan, row, figures):
     for name, key in (("mean", "mean"), ("p50", "p50"), ("p90", "p90"),
                       ("p99", "p99"), ("p999", "p99.9"), ("max", "max")):
         row[f"latency_{name}_us"] = latency[key]
-    row["littles_law_ratio"] = figures["concurrency"]
+    if not plan.rate:  # an open loop has no fixed number of lines in flight
+        row["littles_law_ratio"] = figures["concurrency"]
     row["load_cpu_per_request_us"] = figures["cpu_us_per_request"]
     row["load_cores"] = ((figures["cpu_user"] + figures["cpu_sys"]) /
                          max(figures["seconds"], 1e-9))
@@ -544,6 +560,9 @@ def upstream_use(plan, row):
     """Return whether the server keeps its upstream connections: keep, new or
     mixed."""
     opened, requests = row["upstream_connections"], row["upstream_requests"]
+    if plan.rate and opened <= plan.concurrency + 1 >= requests / 2:
+        # so few lines at this rate can't tell
+        return plan.contender.connection.replace("-", "keep")
     if abs(opened - requests) <= max(1, 0.001 * requests):
         return "new"
     # each connection's own, the probe's, and those that are opened again
@@ -556,11 +575,9 @@ def check_replies(row, figures):
     """Check that each reply was right and none was missing."""
     for name, count in figures["failures"].items():
         if count:
-            what = f"{count} {name.replace('_', ' ')}"
-            if name == "unmarked":
-                what += (" (replies without the upstream's mark: what they "
-                         "echo was not fetched)")
-            row["why"].append(what)
+            words = FAILURES.get(name)
+            row["why"].append(f"{count} {name.replace('_', ' ')}"
+                              f"{f' ({words})' if words else ''}")
     for reason, count in figures["error_reasons"].items():
         row["why"].append(f"{count} error: {reason}")
     if not figures["right"] and not row["why"]:
@@ -575,14 +592,40 @@ def check_laws(plan, row):
     if not plan.rate and abs(ratio - 1) > LITTLES_LAW_TOLERANCE:
         row["why"].append(f"{LITTLES_LAW}: throughput x mean latency is "
                           f"{ratio:.3f} of the concurrency")
-    if plan.rate and row["late_mean_us"] > LATE_LIMIT * row["latency_mean_us"]:
-        row["why"].append("the kit was the limit: load sent its lines "
-                          f"{row['late_mean_us']:.0f} us late")
     for part in ("load", "upstream"):
         cores = row.get(f"{part}_cores") or 0
         if cores > KIT_LIMIT_CORES:
-            row["why"].append(f"the kit was the limit: {part} used "
+            row["why"].append(f"{KIT_LIMIT}: {part} used "
                               f"{cores:.2f} of its one core")
+
+
+def check_rate(plan, row, raw):
+    """Check that load and server kept up with the rate of an open loop.
+
+    A server that falls behind has ever longer latencies. One that pauses at
+    the very end has also answered fewer lines by then, but it may catch up.
+    """
+    if row["late_mean_us"] > max(LATE_LIMIT * row["latency_mean_us"],
+                                 LATE_US):
+        row["why"].append(f"{KIT_LIMIT}: load sent its lines "
+                          f"{row['late_mean_us']:.0f} us late")
+    if row["throughput_per_s"] >= RATE_LEAST * plan.rate:
+        return
+    # seconds that the lines of each half took
+    halves: tuple[list, list] = [], []
+    with open(raw, encoding="ascii") as file:
+        for line in file:
+            if line.endswith(" 1\n"):
+                start, latency, _, _ = line.split()
+                late = float(start) >= row["seconds"] / 2
+                halves[late].append(float(latency) / 1e6)
+    first, second = (statistics.median(half) if half else math.inf
+                     for half in halves)
+    if second - first > (1 - RATE_LEAST) * row["seconds"] / 2 \
+            or second == math.inf:
+        row["why"].append("the server did not keep up: "
+                          f"{row['throughput_per_s']:,.0f} of "
+                          f"{plan.rate:,.10g} lines per second")
 
 
 def check_quiet(row):
