@@ -47,19 +47,19 @@ def check_new(path, option="--output"):
     """Refuse a directory that has results, or files that are no results."""
     if not os.path.isdir(path) or not os.listdir(path):
         return
-    if rows_of(path):
+    if rows_of(path) or rows_of(path, "tries.tsv"):
         raise Failure(f"{option} {path}: has a measurement already; "
                       f"'scripts/bench --resume {path}' goes on with it")
     if not any(os.path.exists(os.path.join(path, name))
-               for name in ("runs.tsv", "environment.json",
+               for name in ("runs.tsv", "tries.tsv", "environment.json",
                             "pool-environment.json", "protocol.log")):
         raise Failure(f"{option} {path}: has files that are not of a "
                       "measurement")
 
 
-def rows_of(path):
-    """Return the rows of a directory's runs.tsv, if there is one."""
-    table = os.path.join(path, "runs.tsv")
+def rows_of(path, name="runs.tsv"):
+    """Return the rows of a directory's table, if there is one."""
+    table = os.path.join(path, name)
     return results.read_rows(table) if os.path.exists(table) else []
 
 
@@ -85,30 +85,31 @@ def write_facts(path, facts):
 
 
 class Table:
-    """runs.tsv, to which each run adds a row."""
+    """A table such as runs.tsv, to which each run adds a row."""
 
-    def __init__(self, path):
-        self.name = os.path.join(path, "runs.tsv")
+    def __init__(self, path, name="runs.tsv", columns=run.COLUMNS):
+        self.name = os.path.join(path, name)
+        self.columns = columns
         self.count = 0  # runs in it
         lines = []
         if os.path.exists(self.name):
             with open(self.name, encoding="utf-8") as file:
                 lines = file.read().splitlines()
-        if lines and lines[0].split("\t") != list(run.COLUMNS):
+        if lines and lines[0].split("\t") != list(columns):
             raise Failure(f"{self.name}: has the columns of another version")
         # A row that was being written when the disk was full is cut off.
         whole = [line for line in lines[1:]
-                 if line.count("\t") == len(run.COLUMNS) - 1]
+                 if line.count("\t") == len(columns) - 1]
         self.count = len(whole)
         with open(self.name + ".new", "w", encoding="utf-8") as file:
-            for line in ["\t".join(run.COLUMNS), *whole]:
+            for line in ["\t".join(columns), *whole]:
                 file.write(line + "\n")
         os.replace(self.name + ".new", self.name)
 
     def add(self, row):
         with open(self.name, "a", encoding="utf-8") as file:
             file.write("\t".join(format_value(row[name])
-                                 for name in run.COLUMNS) + "\n")
+                                 for name in self.columns) + "\n")
 
 
 def format_value(value):

@@ -38,12 +38,14 @@ class Plan:
 class Measurement:
     """All runs of one measurement."""
 
+    TABLE: tuple[str, tuple] = ("runs.tsv", run.COLUMNS)
+
     def __init__(self, settings, options, chosen, output):
         self.settings = settings
         self.options = options
         self.chosen = chosen
         self.output = output
-        self.table = directory.Table(output)
+        self.table = directory.Table(output, *self.TABLE)
         self.done = directory.made(directory.rows_of(output))
         self.counted: dict[tuple, float] = {}  # system calls
         self.began = time.monotonic()

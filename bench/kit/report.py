@@ -9,7 +9,7 @@ import os
 import statistics
 from typing import NamedTuple
 
-from . import charts, verdict
+from . import charts, search, verdict
 from .processes import Failure
 from .results import (baseline_of, cell, comparisons_of, connections, current,
                       median, ordered, read_rows)
@@ -721,27 +721,30 @@ def write(directory):
     """Draw DIR/charts/*.svg and write DIR/report.html."""
     rows = read_table(directory, "runs.tsv")
     pool = read_table(directory, "pool.tsv")
-    if not rows and not pool:
+    rates = current(read_table(directory, "rates.tsv"))
+    if not rows and not pool and not rates:
         raise Failure(f"{directory} has no rows, neither in runs.tsv nor in "
-                      "pool.tsv")
+                      "pool.tsv nor in rates.tsv")
     facts = read_facts(directory, "environment.json")
     pool_facts = read_facts(directory, "pool-environment.json")
     chart_directory = os.path.join(directory, "charts")
     os.makedirs(chart_directory, exist_ok=True)
-    baseline = baseline_of(rows, facts)
+    baseline = baseline_of(rows or rates, facts)
     sections = []
     if rows:
         sections += run_sections(directory, rows, baseline, facts)
+    if rates:
+        sections.append(search.html_section(rates, baseline))
     if pool:
         sections.append(pool_section(pool, chart_directory))
-    if rows and facts:
+    if (rows or rates) and facts:
         sections.append(environment_section("Environment", facts))
     if pool and pool_facts:
         sections.append(environment_section("Environment of the pools",
                                             pool_facts))
     with open(os.path.join(directory, "report.html"), "w",
               encoding="utf-8") as file:
-        file.write(page(title_of(rows, baseline), sections))
+        file.write(page(title_of(rows or rates, baseline), sections))
 
 
 def page(title, sections):

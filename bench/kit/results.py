@@ -24,17 +24,22 @@ def read_rows(path):
     with open(path, encoding="utf-8", newline="") as file:
         for line in csv.DictReader(file, delimiter="\t",
                                    quoting=csv.QUOTE_NONE):
-            row = {}
-            for name, value in line.items():
-                row[name] = value or None
-                if name in TEXT_COLUMNS:
-                    continue
-                try:
-                    row[name] = float(value)
-                except (TypeError, ValueError):
-                    pass
-            rows.append(row)
+            rows.append(typed(line))
     return rows
+
+
+def typed(line):
+    """Return a row from the text of its cells."""
+    row = {}
+    for name, value in line.items():
+        row[name] = value or None
+        if name in TEXT_COLUMNS:
+            continue
+        try:
+            row[name] = float(value)
+        except (TypeError, ValueError):
+            pass
+    return row
 
 
 def median(rows, column):

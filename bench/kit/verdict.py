@@ -218,23 +218,25 @@ def ratio_of(spread, chance, floor):
 class Verdict:
     """The ratios of one comparison."""
 
-    def __init__(self, comparison, baseline):
+    def __init__(self, comparison, baseline, figures=FIGURES):
         self.comparison = comparison
         self.baseline = baseline
+        self.figures = figures
         self.names = [baseline] + [name for name in comparison.names
                                    if name != baseline]
         self.levels = [*comparison.levels]
         pairs = {(name, level, column): pairs_of(comparison, baseline, name,
                                                  level, column)
                  for name in self.names for level in self.levels
-                 for column, _ in FIGURES}
+                 for column, _ in figures}
         self.ratios = self.judge({key: list(each.values())
                                   for key, each in pairs.items() if each})
 
     def judge(self, pairs):
         """Return the ratio of each (name, level, column) that has pairs."""
         spreads = {}
-        for level, (column, _) in itertools.product(self.levels, FIGURES):
+        for level, (column, _) in itertools.product(self.levels,
+                                                    self.figures):
             keys = [key for key in pairs if key[1:] == (level, column)]
             pool = deviations([pairs[key] for key in keys])
             spreads.update({key: Spread(pairs[key], pool) for key in keys})
@@ -268,9 +270,9 @@ class Verdict:
         return (math.log(ratio.high) - math.log(ratio.low)) / 2
 
 
-def verdicts_of(rows, baseline):
+def verdicts_of(rows, baseline, figures=FIGURES):
     """Return the verdicts of all comparisons that have the baseline."""
-    return [Verdict(comparison, baseline)
+    return [Verdict(comparison, baseline, figures)
             for comparison in results.comparisons_of(rows)
             if baseline in comparison.names]
 
