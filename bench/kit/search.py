@@ -461,11 +461,11 @@ def html_section(rows, baseline):
         parts += [f"<h3>{html.escape(found.comparison.title())}</h3>",
                   '<div class="wide"><table class="rates"><thead><tr>'
                   "<th>server</th><th>rate<br>per s</th><th>ratio</th>"
-                  "<th>interval</th><th>in words</th></tr></thead><tbody>"]
+                  "<th>in words</th></tr></thead><tbody>"]
         last = None
         for level, name, rate, ratio in lines_of(found):
             if level != last:
-                parts.append('<tr class="level"><th colspan="5">'
+                parts.append('<tr class="level"><th colspan="4">'
                              f"{results.connections(level)}</th></tr>")
                 last = level
             parts.append(html_row(name, name == baseline, level, rate, ratio))
@@ -475,10 +475,12 @@ def html_section(rows, baseline):
 
 def html_row(name, base, level, rate, ratio):
     """Return a row; the baseline's ratio is that of its second entry."""
-    cells = [rate_text(rate), "–", "", ""]
+    cells = [rate_text(rate), "–", ""]
     if ratio:
         word = verdict.WORDS[ratio.word]
-        cells[1:] = [verdict.number(ratio), verdict.interval(ratio),
+        bounds = verdict.interval(ratio)
+        cells[1:] = [verdict.number(ratio) +
+                     (f"<br><small>{bounds}</small>" if bounds else ""),
                      f"again: {word}" if base else word]
     return (f'<tr{" class=" + chr(34) + "base" + chr(34) if base else ""} '
             f'data-name="{html.escape(name)}" data-level="{level}"><td>'
