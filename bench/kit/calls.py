@@ -43,7 +43,7 @@ def count(settings, tracer, contender, concurrency, delay_ms):
         return None
     trace = {"perf": by_perf, "strace": by_strace}[tracer]
     more = 20 if tracer == "strace" else max(5, min(100, 2000 // concurrency))
-    upstream = start_upstream(settings, delay_ms)
+    upstream = start_upstream(settings, contender, delay_ms)
     server = None
     try:
         upstream_port = processes.wait_for_port(upstream, "upstream")

@@ -134,9 +134,12 @@ class Settings:
         os.makedirs(self.work, exist_ok=True)
         os.makedirs(os.path.join(output, "samples"), exist_ok=True)
 
-    def new_key(self):
-        """Make the key of a run, which only upstream and load may know."""
-        self.key = secrets.token_bytes(KEY_BYTES)
+    def new_key(self, fetches):
+        """Make the key of a run, which only upstream and load may know.
+
+        A server that does not fetch can't know a mark, so there is none.
+        """
+        self.key = secrets.token_bytes(KEY_BYTES) if fetches else b""
 
     def key_pipe(self):
         """Return a pipe that has the key; the caller closes it."""
@@ -155,7 +158,10 @@ class Settings:
 
 
 def start_with_key(settings, command, log, **arguments):
-    """Start a part of the kit that reads the key from a pipe."""
+    """Start a part of the kit that reads the key, if there is one, from a
+    pipe."""
+    if not settings.key:
+        return Program(command, log, cores=settings.kit_cores, **arguments)
     pipe = settings.key_pipe()
     try:
         return Program([*command, "--key-file", f"/dev/fd/{pipe}"], log,
@@ -234,9 +240,9 @@ class Load:
                           and "each answered" not in line)
 
 
-def start_upstream(settings, delay_ms):
+def start_upstream(settings, contender, delay_ms):
     """Start a fresh upstream, without waiting until it listens."""
-    settings.new_key()
+    settings.new_key(contender.fetches)
     return start_with_key(
         settings, [settings.program("upstream"), "--listen", "127.0.0.1:0",
                    "--delay", f"{delay_ms:g}"], settings.log("upstream"))
@@ -289,7 +295,7 @@ def describe_wrong(reply, expected):
 
 def measure(settings, plan, row):
     """Fill in the row of one planned run; problems go to row['why']."""
-    upstream = start_upstream(settings, plan.delay_ms)
+    upstream = start_upstream(settings, plan.contender, plan.delay_ms)
     server = None
     try:
         upstream_port = processes.wait_for_port(upstream, "upstream")
