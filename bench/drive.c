@@ -435,7 +435,7 @@ static void take_right(struct driver *driver,
     settle_line(driver, connection, number);
 }
 
-/* Judges a reply and records the verdict. */
+/* Judges a reply and records its class. */
 static void take_reply(struct driver *driver,
                        struct load_connection *connection, const char *reply,
                        size_t len, uint64_t now)
@@ -449,22 +449,22 @@ static void take_reply(struct driver *driver,
     uint64_t head = connection->head;
     uint64_t other = 0;
     bool asked = head < connection->next;
-    enum verdict verdict =
+    enum reply_class class =
         payload_judge(&driver->payload, index_of(driver, connection), head,
                       reply, len, &other);
 
     driver->outcome->replies++;
-    if (verdict == REPLY_ERROR) {
+    if (class == REPLY_ERROR) {
         size_t skip = sizeof "error: " - 1;
         count_reason(driver->outcome, reply + skip, len - skip);
         if (asked)
             settle_line(driver, connection, head);
     } else if (!asked) {
         count_failure(driver, FAILED_SURPLUS);
-    } else if (verdict == REPLY_RIGHT) {
+    } else if (class == REPLY_RIGHT) {
         take_right(driver, connection, head, now);
-    } else if (verdict != REPLY_OTHER_LINE) {
-        count_failure(driver, failure_of[verdict]);
+    } else if (class != REPLY_OTHER_LINE) {
+        count_failure(driver, failure_of[class]);
         settle_line(driver, connection, head);
     } else if (other > head && other < connection->next &&
                !slot(driver, connection, other)->answered) {

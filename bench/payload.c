@@ -1,5 +1,5 @@
 /*
- * payload.c - lines that name themselves, and the verdicts on their replies
+ * payload.c - lines that name themselves, and the classes of replies to them
  *
  * No line is kept: the right reply follows from the two numbers.
  *
@@ -97,8 +97,8 @@ static bool same_start(const char *a, const char *b, size_t size, size_t len)
  * Judges what follows the right body of a reply: nothing, or a blank and the
  * mark of the line that is in payload->line.
  */
-static enum verdict judge_mark(const struct payload *payload, const char *rest,
-                               size_t len)
+static enum reply_class judge_mark(const struct payload *payload,
+                                   const char *rest, size_t len)
 {
     if (payload->key == NULL)
         return len == 0 ? REPLY_RIGHT : REPLY_WRONG;
@@ -117,9 +117,9 @@ static enum verdict judge_mark(const struct payload *payload, const char *rest,
 }
 
 /* Judges a reply as the answer to one line, without a thought of others. */
-static enum verdict judge_alone(const struct payload *payload,
-                                uint32_t connection, uint64_t number,
-                                const char *reply, size_t len)
+static enum reply_class judge_alone(const struct payload *payload,
+                                    uint32_t connection, uint64_t number,
+                                    const char *reply, size_t len)
 {
     size_t body_end = ECHO_LEN + payload->reply_size;
     size_t compared = len < body_end ? len : body_end;
@@ -159,14 +159,14 @@ static uint64_t nearest_number(uint64_t number, uint64_t written)
     return near;
 }
 
-enum verdict payload_judge(const struct payload *payload, uint32_t connection,
-                           uint64_t number, const char *reply, size_t len,
-                           uint64_t *other)
+enum reply_class payload_judge(const struct payload *payload,
+                               uint32_t connection, uint64_t number,
+                               const char *reply, size_t len, uint64_t *other)
 {
-    enum verdict verdict =
+    enum reply_class class =
         judge_alone(payload, connection, number, reply, len);
-    if (verdict != REPLY_WRONG)
-        return verdict;
+    if (class != REPLY_WRONG)
+        return class;
     if (len >= ERROR_LEN && memcmp(reply, ERROR, ERROR_LEN) == 0)
         return REPLY_ERROR;
     uint64_t their_connection = 0;

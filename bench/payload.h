@@ -1,6 +1,6 @@
 /*
- * payload.h - the lines that the load generator sends, and the verdicts on
- * the replies
+ * payload.h - the lines that the load generator sends, and the classes of
+ * replies to them
  *
  * A line begins with the number of its connection and its own number. So no
  * two lines are alike, and a reply tells which line it belongs to. With a key,
@@ -28,7 +28,7 @@ struct payload {
     char *line; /* the line that a reply is compared with */
 };
 
-enum verdict {
+enum reply_class {
     REPLY_RIGHT,      /* what the line asked for, byte by byte */
     REPLY_OTHER_LINE, /* right for another line of the connection */
     REPLY_MIXED_UP,   /* right for a line of another connection */
@@ -63,8 +63,8 @@ size_t payload_reply_length(const struct payload *payload);
  * connection and its number. Sets *other with REPLY_OTHER_LINE: the number of
  * the line that the reply belongs to.
  */
-enum verdict payload_judge(const struct payload *payload, uint32_t connection,
-                           uint64_t number, const char *reply, size_t len,
-                           uint64_t *other);
+enum reply_class payload_judge(const struct payload *payload,
+                               uint32_t connection, uint64_t number,
+                               const char *reply, size_t len, uint64_t *other);
 
 #endif

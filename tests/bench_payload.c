@@ -1,5 +1,5 @@
 /*
- * The lines of the load generator and its verdicts on the replies.
+ * The lines of the load generator, and how it classes the replies to them.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -33,8 +33,8 @@ static const struct {
     uint32_t from;
     uint64_t other;
     size_t len;
-    enum verdict verdict;
-} verdicts[] = {
+    enum reply_class class;
+} replies[] = {
     {5, 7, 5, 46, REPLY_RIGHT},
     {5, 7, 5, 45, REPLY_PREFIX},
     {5, 7, 5, 8, REPLY_PREFIX},
@@ -59,14 +59,14 @@ START_TEST(test_reply_is_judged)
     char reply[64] = "echo: ";
     uint64_t other = 0;
     ck_assert(payload_init(&payload, 40, 40, NULL));
-    payload_write_line(&payload, verdicts[_i].from, verdicts[_i].other,
+    payload_write_line(&payload, replies[_i].from, replies[_i].other,
                        reply + 6);
     reply[46] = 'x';
-    ck_assert_int_eq(payload_judge(&payload, 7, verdicts[_i].number, reply,
-                                   verdicts[_i].len, &other),
-                     verdicts[_i].verdict);
-    if (verdicts[_i].verdict == REPLY_OTHER_LINE)
-        ck_assert_uint_eq(other, verdicts[_i].other);
+    ck_assert_int_eq(payload_judge(&payload, 7, replies[_i].number, reply,
+                                   replies[_i].len, &other),
+                     replies[_i].class);
+    if (replies[_i].class == REPLY_OTHER_LINE)
+        ck_assert_uint_eq(other, replies[_i].other);
     payload_free(&payload);
 }
 END_TEST
@@ -93,12 +93,12 @@ static void check_each_byte(size_t size, const struct mark_key *key)
                      REPLY_RIGHT);
     for (size_t i = 0; i < len; i++) {
         reply[i] ^= 1;
-        enum verdict verdict =
+        enum reply_class class =
             payload_judge(&payload, 7, 5, reply, len, &other);
         if (i > 6 + size)
-            ck_assert_int_eq(verdict, REPLY_UNMARKED);
+            ck_assert_int_eq(class, REPLY_UNMARKED);
         else
-            ck_assert_int_ne(verdict, REPLY_RIGHT);
+            ck_assert_int_ne(class, REPLY_RIGHT);
         reply[i] ^= 1;
     }
     payload_free(&payload);
@@ -125,7 +125,7 @@ static const struct {
     char separator;
     uint64_t mark;
     size_t len;
-    enum verdict verdict;
+    enum reply_class class;
 } marked[] = {
     {7, 5, ' ', 5, 63, REPLY_RIGHT},    {7, 5, ' ', 5, 64, REPLY_WRONG},
     {7, 5, ' ', 5, 62, REPLY_PREFIX},   {7, 5, ' ', 5, 48, REPLY_PREFIX},
@@ -158,8 +158,8 @@ START_TEST(test_mark_is_judged)
     reply[63] = 'x';
     ck_assert_int_eq(
         payload_judge(&payload, 7, 5, reply, marked[_i].len, &other),
-        marked[_i].verdict);
-    if (marked[_i].verdict == REPLY_OTHER_LINE)
+        marked[_i].class);
+    if (marked[_i].class == REPLY_OTHER_LINE)
         ck_assert_uint_eq(other, marked[_i].body);
     payload_free(&payload);
 }
@@ -194,7 +194,7 @@ END_TEST
 
 static const struct {
     const char *reply;
-    enum verdict verdict;
+    enum reply_class class;
 } texts[] = {
     {"error: upstream refused", REPLY_ERROR},
     {"error: ", REPLY_ERROR},
@@ -218,7 +218,7 @@ START_TEST(test_text_is_judged)
     ck_assert(payload_init(&payload, LINE_TAG, LINE_TAG, NULL));
     ck_assert_int_eq(payload_judge(&payload, 7, 5, texts[_i].reply,
                                    strlen(texts[_i].reply), &other),
-                     texts[_i].verdict);
+                     texts[_i].class);
     payload_free(&payload);
 }
 END_TEST
@@ -229,7 +229,7 @@ static Suite *payload_suite(void)
     TCase *tests = tcase_create("payload");
 
     tcase_add_test(tests, test_line_names_its_connection_and_number);
-    tcase_add_loop_test(tests, test_reply_is_judged, 0, COUNT(verdicts));
+    tcase_add_loop_test(tests, test_reply_is_judged, 0, COUNT(replies));
     tcase_add_loop_test(tests, test_each_byte_counts, 0, 5);
     tcase_add_loop_test(tests, test_mark_is_judged, 0, COUNT(marked));
     tcase_add_loop_test(tests, test_letters_follow_from_the_key, 0, 6);
