@@ -12,9 +12,9 @@
  *
  * SPDX-License-Identifier: MIT
  */
+#include "expect.h"
 #include "fixture.h"
 #include "quote.h"
-#include "verdict.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -27,12 +27,12 @@
 
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
-/* A test of Check's that tells its name to what reports a failure. */
+/* A test of Check's whose name is known to the report of a failure. */
 #define TEST(name)                                                            \
     static void name(int number);                                             \
     START_TEST(test_##name)                                                   \
     {                                                                         \
-        verdict_test(#name, _i);                                              \
+        context_test(#name, _i);                                              \
         name(_i);                                                             \
     }                                                                         \
     END_TEST                                                                  \
@@ -53,13 +53,13 @@ static void set_up(void)
                  ? server_start(url, "%s", command)
                  : server_start(NULL, "%s --listen 127.0.0.1:0 --upstream %s",
                                 threadecho(), url);
-    verdict_about(server, upstream);
+    context_server(server, upstream);
 }
 
 static void tear_down(void)
 {
     rogue_stop(upstream); /* first: this ends fetches that hang */
-    verdict_about(NULL, NULL);
+    context_server(NULL, NULL);
     server_stop(server);
     server_free(server);
 }
@@ -115,7 +115,7 @@ static const struct {
 
 TEST(exchange)
 {
-    verdict_case(exchanges[number].what);
+    context_case(exchanges[number].what);
     check_exchange(exchanges[number].lines, exchanges[number].replies);
 }
 
@@ -519,12 +519,12 @@ TEST(upstream_that_comes_back_is_found_again)
 
     for (int i = 0; i < 3; i++) {
         ask(c, "up", "echo: up");
-        verdict_about(server, NULL);
+        context_server(server, NULL);
         rogue_stop(upstream);
         ask_error(c, "down");
         upstream = rogue_start(port);
         ck_assert_ptr_nonnull(upstream);
-        verdict_about(server, upstream);
+        context_server(server, upstream);
         ask(c, "again", "echo: again");
     }
     client_close(c);
@@ -958,7 +958,7 @@ int main(int argc, char **argv)
          !parse_only(argv[2], &only)))
         return usage();
 
-    verdict_program(argv[0]);
+    context_program(argv[0]);
     if (run_start() > 0)
         return 1;
     int failed = run_tests("protocol", protocol_tests, COUNT(protocol_tests),

@@ -1,13 +1,14 @@
 /*
- * verdict.h - comparisons of the protocol suite, and what a failed one tells
+ * expect.h - what the protocol suite expects, and the report of a failure
  *
- * A failure names the line, what the upstream was asked for and answered, what
- * was expected and what came, how the server is, and how to try it again.
+ * A report has the line, what the upstream was asked for and answered, what
+ * was expected and what came, whether the server runs, and how to run the test
+ * again.
  *
  * SPDX-License-Identifier: MIT
  */
-#ifndef VERDICT_H
-#define VERDICT_H
+#ifndef EXPECT_H
+#define EXPECT_H
 
 #include "harness.h"
 
@@ -25,23 +26,24 @@ struct bytes {
  * tell the two by the path. */
 #define UPSTREAM_PATH "/arrpi.php"
 
-/* How this suite was called: for what a failure suggests. */
-void verdict_program(const char *path);
+/* The path of this program, for the commands in a report. */
+void context_program(const char *path);
 
-/* The test that runs, by its name, and which of its cases; that one in words.
- */
-void verdict_test(const char *name, int number);
-void verdict_case(const char *what);
+/* The name of the test that runs, and the number of its case. */
+void context_test(const char *name, int number);
 
-/* Whom the test is about. Either may be NULL while it does not run. */
-void verdict_about(const struct server_process *server,
-                   struct rogue *upstream);
+/* That case in words. */
+void context_case(const char *what);
 
-/* From now on the upstream answers every request as it does for this path. */
+/* The server and the upstream of the test. Each is NULL while it is down. */
+void context_server(const struct server_process *server,
+                    struct rogue *upstream);
+
+/* From now on the upstream answers every request as if it were for path. */
 void upstream_answers_as(const char *path);
 
-/* Send a line, LF added; bytes of lines; a text, each byte in a packet. They
- * count among the lines that expect_fetches() knows. */
+/* Send a line, to which they add LF; bytes; a text, each byte in a packet of
+ * its own. expect_fetches() counts the lines in it. */
 void say(struct client *c, const char *line);
 void say_bytes(struct client *c, const void *data, size_t len);
 void say_slowly(struct client *c, const char *text);
@@ -70,8 +72,8 @@ void expect_rest(struct client *c, struct bytes lines, struct bytes replies);
 
 /*
  * The upstream must have been asked for each line that was sent so far, and
- * for nothing else: once, or up to that many times where it may be asked again
- * since it closed a connection that it had kept.
+ * for nothing else. At least once, and at most that many times: more than once
+ * is right only after it has closed a connection that it kept open.
  */
 void expect_fetches(unsigned most);
 

@@ -1,9 +1,9 @@
 /*
- * verdict.c - comparisons of the protocol suite, see verdict.h
+ * expect.c - what the protocol suite expects, see expect.h
  *
  * SPDX-License-Identifier: MIT
  */
-#include "verdict.h"
+#include "expect.h"
 #include "quote.h"
 
 #include <ctype.h>
@@ -17,7 +17,7 @@
 #define SHOWN_TEXTS 3            /* asked for too often, or not at all */
 #define CRASH_MS 100             /* for a server that just crashed to end */
 
-/* What a failure is about. */
+/* What a failure is context. */
 static struct {
     const char *program;
     const char *test;
@@ -31,7 +31,7 @@ static struct {
     FILE *said; /* all lines of this test, as sent */
     char *said_text;
     size_t said_len;
-} about = {.program = "test_protocol"};
+} context = {.program = "test_protocol"};
 
 static void show(FILE *out, const char *label, const void *data, size_t len)
 {
@@ -48,8 +48,9 @@ static const char *plural(size_t n)
 
 static bool is_for_line(const struct rogue_exchange *exchange)
 {
-    return about.line.data != NULL && exchange->text_len == about.line.len &&
-           memcmp(exchange->text, about.line.data, about.line.len) == 0;
+    return context.line.data != NULL &&
+           exchange->text_len == context.line.len &&
+           memcmp(exchange->text, context.line.data, context.line.len) == 0;
 }
 
 /* Returns the last request for the line, or the last one; to rogue_forget(),
@@ -59,7 +60,7 @@ static struct rogue_exchange *last_request(unsigned long requests)
     struct rogue_exchange *last = NULL;
 
     for (unsigned long n = requests; n > 0 && n + 100 > requests; n--) {
-        struct rogue_exchange *this = rogue_recall(about.upstream, n - 1);
+        struct rogue_exchange *this = rogue_recall(context.upstream, n - 1);
         if (this != NULL && is_for_line(this)) {
             rogue_forget(last);
             return this;
@@ -74,7 +75,7 @@ static struct rogue_exchange *last_request(unsigned long requests)
 
 static void show_upstream(FILE *out)
 {
-    unsigned long requests = rogue_counts(about.upstream).requests;
+    unsigned long requests = rogue_counts(context.upstream).requests;
     struct rogue_exchange *last = last_request(requests);
 
     if (last == NULL) {
@@ -104,13 +105,13 @@ static void show_upstream(FILE *out)
 
 static void show_server(FILE *out)
 {
-    struct server_process now = *about.server;
+    struct server_process now = *context.server;
     char ending[64];
 
     (void)server_ends(&now, CRASH_MS);
     server_ending(&now, ending);
     fprintf(out, LABEL "%s\n", "server:", ending);
-    server_show_log(about.server, out);
+    server_show_log(context.server, out);
 }
 
 /* Writes a word for the shell. */
@@ -137,75 +138,76 @@ static void show_commands(FILE *out)
         show_word(out, command);
         fputs(" \\\n" INDENT, out);
     }
-    bool fits = strlen(about.program) + strlen(about.test) + 12 < WIDTH;
-    fprintf(out, "%s%s--only %s:%d\n", about.program,
-            fits ? " " : " \\\n" INDENT, about.test, about.number);
-    fprintf(out, LABEL "%s --upstream 8081%s%s\n", "by hand:", about.program,
-            about.manner != NULL ? " " : "",
-            about.manner != NULL ? about.manner : "");
-    size_t len = about.line.data != NULL ? about.line.len : 0;
-    if (len > 0 && memchr(about.line.data, '\n', len) != NULL)
-        len = strcspn(about.line.data, "\r\n"); /* the first of many */
+    bool fits = strlen(context.program) + strlen(context.test) + 12 < WIDTH;
+    fprintf(out, "%s%s--only %s:%d\n", context.program,
+            fits ? " " : " \\\n" INDENT, context.test, context.number);
+    fprintf(out, LABEL "%s --upstream 8081%s%s\n", "by hand:", context.program,
+            context.manner != NULL ? " " : "",
+            context.manner != NULL ? context.manner : "");
+    size_t len = context.line.data != NULL ? context.line.len : 0;
+    if (len > 0 && memchr(context.line.data, '\n', len) != NULL)
+        len = strcspn(context.line.data, "\r\n"); /* the first of many */
     for (size_t i = 0; i < len && used < 24; i++)
         used += (size_t)snprintf(
             text + used, sizeof text - used,
-            isalnum((unsigned char)about.line.data[i]) ? "%c" : "%%%02X",
-            (unsigned char)about.line.data[i]);
+            isalnum((unsigned char)context.line.data[i]) ? "%c" : "%%%02X",
+            (unsigned char)context.line.data[i]);
     fprintf(out,
             INDENT "curl -i 'http://127.0.0.1:8081" UPSTREAM_PATH "?text=%s'",
-            used < 24 && about.line.data != NULL ? text : "hello");
+            used < 24 && context.line.data != NULL ? text : "hello");
 }
 
 /* Adds all that is not the comparison itself. */
 static void explain_failure(FILE *out)
 {
     fputc('\n', out);
-    if (about.line.data != NULL && !about.line_shown)
-        show(out, "sent:", about.line.data, about.line.len);
-    if (about.upstream != NULL)
+    if (context.line.data != NULL && !context.line_shown)
+        show(out, "sent:", context.line.data, context.line.len);
+    if (context.upstream != NULL)
         show_upstream(out);
-    if (about.server != NULL)
+    if (context.server != NULL)
         show_server(out);
-    if (about.test != NULL)
+    if (context.test != NULL)
         show_commands(out);
 }
 
-void verdict_program(const char *path)
+void context_program(const char *path)
 {
-    about.program = path;
+    context.program = path;
     explain = explain_failure;
 }
 
-void verdict_test(const char *name, int number)
+void context_test(const char *name, int number)
 {
-    about.test = name;
-    about.number = number;
+    context.test = name;
+    context.number = number;
 }
 
-void verdict_case(const char *what)
+void context_case(const char *what)
 {
-    about.what = what;
+    context.what = what;
 }
 
-void verdict_about(const struct server_process *server, struct rogue *upstream)
+void context_server(const struct server_process *server,
+                    struct rogue *upstream)
 {
-    about.server = server;
-    about.upstream = upstream;
+    context.server = server;
+    context.upstream = upstream;
 }
 
 void upstream_answers_as(const char *path)
 {
-    about.manner = path;
-    rogue_force(about.upstream, path);
+    context.manner = path;
+    rogue_force(context.upstream, path);
 }
 
 /* Adds to the lines that were sent. */
 static void remember(const void *data, size_t len)
 {
-    if (about.said == NULL)
-        about.said = open_memstream(&about.said_text, &about.said_len);
-    ck_assert_ptr_nonnull(about.said);
-    ck_assert_uint_eq(fwrite(data, 1, len, about.said), len);
+    if (context.said == NULL)
+        context.said = open_memstream(&context.said_text, &context.said_len);
+    ck_assert_ptr_nonnull(context.said);
+    ck_assert_uint_eq(fwrite(data, 1, len, context.said), len);
 }
 
 void say_bytes(struct client *c, const void *data, size_t len)
@@ -280,9 +282,9 @@ static _Noreturn void fail_reply(struct client *c, const char *got,
     const char *missing = missing_line(c, got);
 
     ck_assert_ptr_nonnull(out);
-    if (about.line.data != NULL)
-        show(out, "sent:", about.line.data, about.line.len);
-    about.line_shown = true;
+    if (context.line.data != NULL)
+        show(out, "sent:", context.line.data, context.line.len);
+    context.line_shown = true;
     show(out, expected_label, expected.data, expected.len);
     if (missing == NULL) {
         struct bytes came = {got, c->line_len};
@@ -298,13 +300,13 @@ static _Noreturn void fail_reply(struct client *c, const char *got,
     text[len - 1] = '\0'; /* the last LF */
     give_up("%s%s%s\n%s",
             missing != NULL ? "a reply is missing" : "a reply is wrong",
-            about.what != NULL ? ": " : "",
-            about.what != NULL ? about.what : "", text);
+            context.what != NULL ? ": " : "",
+            context.what != NULL ? context.what : "", text);
 }
 
 void expect_bytes(struct client *c, struct bytes line, struct bytes reply)
 {
-    about.line = line;
+    context.line = line;
     const char *got = client_line(c);
     if (c->line_len != reply.len || memcmp(got, reply.data, reply.len) != 0 ||
         missing_line(c, got) != NULL)
@@ -319,7 +321,7 @@ void expect(struct client *c, const char *line, const char *reply)
 void expect_error(struct client *c, const char *line)
 {
     static const char *const parts_of_bodies[] = {"\r", "b0dy", "<h1>"};
-    about.line = bytes_of(line);
+    context.line = bytes_of(line);
     const char *got = client_line(c);
 
     if (strncmp(got, "error: ", 7) != 0 || got[7] == '\0')
@@ -334,7 +336,7 @@ void expect_end(struct client *c)
 {
     const char *got = client_line(c);
 
-    about.line = (struct bytes){0};
+    context.line = (struct bytes){0};
     if (c->line_len == 0 && strcmp(got, "<end>") == 0)
         return;
     if (missing_line(c, got) == NULL)
@@ -361,7 +363,7 @@ void expect_rest(struct client *c, struct bytes lines, struct bytes replies)
 {
     size_t len;
 
-    about.line = lines;
+    context.line = lines;
     const char *got = client_rest(c, &len);
     c->line_len = len;
     if (len != replies.len || memcmp(got, replies.data, len) != 0)
@@ -371,11 +373,11 @@ void expect_rest(struct client *c, struct bytes lines, struct bytes replies)
 /* Returns what the last request was for, as a string to free(). */
 static char *last_target(void)
 {
-    unsigned long requests = rogue_counts(about.upstream).requests;
+    unsigned long requests = rogue_counts(context.upstream).requests;
 
     if (requests == 0)
         give_up("the upstream must be asked once for each line");
-    char *head = rogue_request(about.upstream, requests - 1);
+    char *head = rogue_request(context.upstream, requests - 1);
     ck_assert_ptr_nonnull(head);
     size_t start = strcspn(head, " ");
     start += strspn(head + start, " ");
@@ -436,9 +438,9 @@ static int compare_bytes(const void *left, const void *right)
 static void list_said(void)
 {
     remember("", 0);
-    ck_assert_int_eq(fflush(about.said), 0);
-    const char *from = about.said_text;
-    const char *end = about.said_text + about.said_len;
+    ck_assert_int_eq(fflush(context.said), 0);
+    const char *from = context.said_text;
+    const char *end = context.said_text + context.said_len;
     while (from < end) {
         const char *lf = memchr(from, '\n', (size_t)(end - from));
         size_t len = (size_t)((lf != NULL ? lf : end) - from);
@@ -451,10 +453,10 @@ static void list_said(void)
 /* Lists what it was asked for. */
 static void list_asked(void)
 {
-    unsigned long requests = rogue_counts(about.upstream).requests;
+    unsigned long requests = rogue_counts(context.upstream).requests;
 
     for (unsigned long n = 0; n < requests; n++) {
-        struct rogue_exchange *exchange = rogue_recall(about.upstream, n);
+        struct rogue_exchange *exchange = rogue_recall(context.upstream, n);
         ck_assert_msg(exchange != NULL, "request %lu is forgotten", n);
         add_text(&asked, exchange->text, exchange->text_len);
         exchange->text = NULL; /* it is in the list now */
@@ -509,7 +511,7 @@ static size_t compare_texts(FILE *out, unsigned most)
                 fprintf(out, INDENT "%zu request%s for %zu such line%s\n",
                         requests, plural(requests), lines, plural(lines));
             }
-            about.line = *next;
+            context.line = *next;
         }
         i += lines;
         j += requests;
@@ -532,7 +534,7 @@ void expect_fetches(unsigned most)
     ck_assert_int_eq(fclose(out), 0);
     if (wrong > 0) {
         text[len - 1] = '\0'; /* the last LF */
-        about.line_shown = true;
+        context.line_shown = true;
         give_up("the upstream must be asked once for each line\n"
                 "    it got %zu request%s for %zu line%s; "
                 "wrong for %zu text%s\n%s",
