@@ -244,7 +244,7 @@ static const char *missing_line(const struct client *c, const char *got)
         {"<end>", "the server closed the connection"},
         {"<end in mid-line>", "the server closed the connection"},
         {"<reset>", "the server reset the connection"},
-        {"<silence>", "no more came for 20 s"},
+        {"<silence>", "no more was received for 20 s"},
     };
 
     for (size_t i = 0;
@@ -254,21 +254,21 @@ static const char *missing_line(const struct client *c, const char *got)
     return NULL;
 }
 
-/* Shows where two texts part that are too long to be shown whole. */
+/* Shows where two texts differ that are too long to show whole. */
 static void show_difference(FILE *out, struct bytes expected,
-                            struct bytes came)
+                            struct bytes received)
 {
     size_t at = 0;
 
-    while (at < expected.len && at < came.len &&
-           expected.data[at] == came.data[at])
+    while (at < expected.len && at < received.len &&
+           expected.data[at] == received.data[at])
         at++;
-    if (at < WIDTH / 3 || (expected.len < WIDTH && came.len < WIDTH))
+    if (at < WIDTH / 3 || (expected.len < WIDTH && received.len < WIDTH))
         return;
     at -= 8; /* to see where that is */
-    fprintf(out, LABEL "from byte %zu on:\n", "they part:", at);
+    fprintf(out, LABEL "from byte %zu on:\n", "differ:", at);
     show(out, " expected", expected.data + at, expected.len - at);
-    show(out, " came", came.data + at, came.len - at);
+    show(out, " received", received.data + at, received.len - at);
 }
 
 /* Fails the test: got was the reply, where expected was. */
@@ -287,14 +287,14 @@ static _Noreturn void fail_reply(struct client *c, const char *got,
     context.line_shown = true;
     show(out, expected_label, expected.data, expected.len);
     if (missing == NULL) {
-        struct bytes came = {got, c->line_len};
-        show(out, "came:", came.data, came.len);
-        show_difference(out, expected, came);
+        struct bytes received = {got, c->line_len};
+        show(out, "received:", received.data, received.len);
+        show_difference(out, expected, received);
     } else if (c->end > c->start) {
-        show(out, "came:", c->data + c->start, c->end - c->start);
+        show(out, "received:", c->data + c->start, c->end - c->start);
         fprintf(out, INDENT "without LF; then %s\n", missing);
     } else {
-        fprintf(out, LABEL "nothing: %s\n", "came:", missing);
+        fprintf(out, LABEL "nothing: %s\n", "received:", missing);
     }
     ck_assert_int_eq(fclose(out), 0);
     text[len - 1] = '\0'; /* the last LF */

@@ -1,9 +1,9 @@
 /*
  * expect.h - what the protocol suite expects, and the report of a failure
  *
- * A report has the line, what the upstream was asked for and answered, what
- * was expected and what came, whether the server runs, and how to run the test
- * again.
+ * A report has the line, what the upstream was asked for and answered, the
+ * reply that was expected and the one received, whether the server still runs,
+ * and how to run the test again.
  *
  * SPDX-License-Identifier: MIT
  */
