@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Finds all processes that a command starts, whatever they do to get away.
+"""Finds every process that a command starts, and the CPU time they use.
 
-A server may leave its session, fork twice and outlive the program that was
-started. What it uses counts, and when it is stopped nothing may be left. A
-control group knows all of its processes and their CPU time, that of ended ones
-included. Where none can be made, the processes are found through their parents
-and a mark in their environment.
+A server may leave its session, fork twice or outlive the program that was
+started. All of its CPU time counts, and nothing of it may be left when it is
+stopped. A control group lists its processes and has the CPU time of all of
+them, ended ones included. Where no group can be made, an account finds the
+processes through their parents and a variable in their environment.
 """
 
 import collections
@@ -17,7 +17,7 @@ import time
 
 from . import proc
 
-MARK = "THREADECHO_ACCOUNT"
+VARIABLE = "THREADECHO_ACCOUNT"  # in the environment of each process
 GROUP = "threadecho-{}-{}"
 KILL_PATIENCE = 10  # seconds; a broken disk outlasts SIGKILL
 
@@ -28,9 +28,10 @@ opened: list["Account"] = []  # accounts that are not closed
 
 
 def open_account(untrusted):
-    """Return a new account, of the best kind that works here.
+    """Return a new account: a group if one can be made, or else a tree.
 
-    Only an untrusted program can be the one that an orphan comes from.
+    An untrusted program is not part of the kit. Only such a program leaves
+    orphans.
     """
     parent = group_parent()
     if parent and groups_work(parent):
@@ -94,14 +95,14 @@ class Account:
     """The processes of one command."""
 
     def __init__(self, untrusted):
-        self.mark = f"{os.getpid()}-{next(counter)}"
+        self.name = f"{os.getpid()}-{next(counter)}"
         self.untrusted = untrusted
         self.strangers = set()  # roots that the command did not start
         opened.append(self)
 
     def environment(self):
         """Return what the command's environment needs."""
-        return {MARK: self.mark}
+        return {VARIABLE: self.name}
 
     def join(self):
         """Called by the command's process, before its exec."""
@@ -110,6 +111,7 @@ class Account:
         """Called once the command has been started."""
 
     def own_pids(self):
+        """Return the live processes that the command started."""
         raise NotImplementedError
 
     def pids(self):
@@ -120,9 +122,10 @@ class Account:
         return proc.descendants(self.strangers) if self.strangers else set()
 
     def usage(self, pids=None):
-        """Return the CPU time used by now, and its approximate split.
+        """Return the CPU time used so far, and its approximate split.
 
-        pids may say what pids() has lately returned, where only they count.
+        pids is a recent result of pids(). Without it a tree looks for its
+        processes again.
         """
         return used_by(self.pids() if pids is None else pids)
 
@@ -229,7 +232,10 @@ class Tree(Account):
         self.root = pid
 
     def own_pids(self):
-        """An orphan without a mark is ours if it can be nobody else's."""
+        """Return the live processes, orphans included.
+
+        An orphan without the variable is ours if it can be no other account's.
+        """
         me = os.getpid()
         parents = proc.parents()
         roots = {self.root} if self.root in parents else set()
@@ -237,7 +243,7 @@ class Tree(Account):
                                        for account in opened) == 1
         for pid, parent in parents.items():
             if parent == me and pid not in proc.started:
-                mark = proc.environment(pid).get(MARK)
-                if mark == self.mark or (mark is None and alone):
+                name = proc.environment_of(pid).get(VARIABLE)
+                if name == self.name or (name is None and alone):
                     roots.add(pid)
         return proc.descendants(roots, parents)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Counts system calls per request, with perf or, if it may not, strace."""
+"""Counts system calls per request: with perf, or strace if perf may not."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from .run import Load, start_server, start_upstream, start_with_key
 EVENT = "raw_syscalls:sys_enter"
 PERF = ["perf", "stat", "--event", EVENT, "--field-separator", ","]
 TRIES = 3
-LOAD_PATIENCE = 60
+PERF_PATIENCE = 60  # seconds for perf and the load that it runs
 TRACE_PATIENCE = 10  # seconds; some servers crawl under strace
 MOST_TRACED = 100  # connections, under strace
 
@@ -85,7 +85,7 @@ def by_perf(settings, server, port, concurrency, lines):
         settings.log("perf"))
     try:
         # perf exits with the load's status: 0 if each reply was right
-        if perf.process.wait(LOAD_PATIENCE) != 0:
+        if perf.process.wait(PERF_PATIENCE) != 0:
             return None
     except subprocess.TimeoutExpired:
         return None

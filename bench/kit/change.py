@@ -5,7 +5,7 @@ import math
 
 from . import directory, environment, results
 from .processes import Failure
-from .verdict import (CPU, FIGURES, Spread, chance_of, deviations, pairs_of,
+from .verdict import (COMPARED, CPU, Spread, chance_of, deviations, pairs_of,
                       ratio_of)
 
 WORSE = {"throughput_per_s": "less"}  # for all other figures it is more
@@ -27,7 +27,7 @@ class Change:
         self.names = sorted(common, key=lambda name: name != self.baseline)
         self.levels = [level for level in new.levels if level in old.levels]
         self.ratios = {}
-        for column, _ in FIGURES:
+        for column, _ in COMPARED:
             for level in self.levels:
                 self.judge(old, new, level, column)
 
@@ -70,7 +70,7 @@ class Change:
         limit = math.log1p(share)
         return [(name, level, heading, ratio)
                 for name in self.names for level in self.levels
-                for column, heading in FIGURES
+                for column, heading in COMPARED
                 if (ratio := self.get(name, level, column))
                 and (name != self.baseline or column == CPU)
                 and ratio.word == WORSE.get(column, "more")

@@ -72,7 +72,7 @@ def text_width(text, size=TEXT_SIZE):
     return size * sum(wide.get(letter, 0.8) for letter in text)
 
 
-def shorten(text, width):
+def fit_text(text, width):
     """Return the text, without its middle if it is wider than this."""
     if text_width(text) <= width:
         return text
@@ -310,7 +310,7 @@ def lines(path, series, labels, colours, log_y=False, reference=None):
             drawing.add("circle", f"<title>{html.escape(hover)}</title>",
                         cx=x, cy=y, r=2.4, fill=colour, data_x=f"{level:g}")
         drawing.text(right + 14, place + 4,
-                     shorten(line.name, WIDTH - right - 15),
+                     fit_text(line.name, WIDTH - right - 15),
                      whole=line.name, class_="name")
         drawing.close_group()
     return drawing.svg(bottom + 36, name_of(path), path)
@@ -348,7 +348,7 @@ def chart_of_rows(path, panels, parts, unit, draw_row, draw_key, log):
             middle = top + (index + 0.5) * ROW
             drawing.open_group(row.hover, data_name=row.name,
                                data_panel=panel.heading)
-            drawing.text(left - 5, middle + 4, shorten(row.name, left - 6),
+            drawing.text(left - 5, middle + 4, fit_text(row.name, left - 6),
                          whole=row.name, text_anchor="end", class_="name")
             draw_row(drawing, row, scale, middle)
             drawing.text(WIDTH - 2, middle + 4, row.label,
@@ -436,7 +436,7 @@ def heat(samples, seconds, ends, hover, path=None):
         shade = int(math.log(count) / most * (len(HEAT_SHADES) - 1) + 0.5)
         shaded.setdefault(shade, []).append((column, row))
     drawing.text(left - 4, 11, "ms", text_anchor="end")
-    drawing.text(left + 4, 11, shorten(hover, right - left), whole=hover,
+    drawing.text(left + 4, 11, fit_text(hover, right - left), whole=hover,
                  class_="heading")
     drawing.upright_axis(y_scale, left, right)
     for shade, cells in sorted(shaded.items()):

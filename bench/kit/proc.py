@@ -62,7 +62,7 @@ def descendants(roots, parent_of=None):
     return found
 
 
-def environment(pid):
+def environment_of(pid):
     """Return the environment that a process was started with."""
     pairs = (word.partition("=")[::2]
              for word in read(f"/proc/{pid}/environ").split("\0"))
@@ -84,16 +84,6 @@ def reap_orphans():
                 os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
             except ChildProcessError:
                 pass
-
-
-def session_members(session):
-    """Return the processes of a session."""
-    members = []
-    for pid in all_pids():
-        fields = stat_fields(pid)
-        if fields and fields[3] == str(session) and fields[0] != "Z":
-            members.append(pid)
-    return members
 
 
 def cpu_ns(pids):

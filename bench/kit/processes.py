@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Starts programs, and stops them without a trace."""
+"""Starts programs, and stops them with all that they have started."""
 
 import ctypes
 import os
@@ -15,7 +15,7 @@ from . import accounts, proc
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-KILL_PATIENCE = 5  # seconds for what outlives the program that was started
+REST_PATIENCE = 5  # seconds for what a program leaves to end on SIGTERM
 
 libc = ctypes.CDLL(None, use_errno=True)
 running = []  # each Program that has been started and not yet stopped
@@ -53,9 +53,9 @@ def free_port():
 class Program:
     """A program in a session of its own, with all that it starts.
 
-    What it starts is killed when it is stopped, wherever that has gone. The
-    program itself is killed if we die. An untrusted one is not part of the
-    kit.
+    stop() ends all of these, whatever session they are in. The program itself
+    is killed if we die. An untrusted one is not part of the kit. Raises
+    Failure if the program cannot be run.
     """
 
     def __init__(self, command, log, cores=None, stdin=subprocess.DEVNULL,
@@ -97,7 +97,7 @@ class Program:
         """Return its live processes."""
         return self.account.pids()
 
-    def ending(self):
+    def own_ending(self):
         """Return how the program itself ended, in words; None while it
         runs."""
         status = self.process.poll()
@@ -112,7 +112,7 @@ class Program:
 
         A daemon ends with status 0 and leaves a process that goes on.
         """
-        ending = self.ending()
+        ending = self.own_ending()
         if self.process.poll() == 0 and self.pids():
             return None
         return ending
@@ -130,7 +130,7 @@ class Program:
                 pass
         stuck = self.process.poll() is None
         if not stuck and patience:
-            stuck = not self.end_rest(min(patience, KILL_PATIENCE))
+            stuck = not self.end_rest(min(patience, REST_PATIENCE))
         gone = self.account.close()
         self.process.wait()
         proc.started.discard(self.pid)
@@ -142,7 +142,7 @@ class Program:
                 stream.close()
         if not gone:
             return "did not end on SIGKILL"
-        return "did not end on SIGTERM" if stuck else self.ending()
+        return "did not end on SIGTERM" if stuck else self.own_ending()
 
     def end_rest(self, patience):
         """Send SIGTERM to what is left; return whether it ended on that."""

@@ -199,8 +199,8 @@ def shown(comparison, name, level, column):
                 FIGURES[column].decimals)
 
 
-def in_words(comparison, name, level, columns):
-    """Return figures as a hover shows them."""
+def hover_text(comparison, name, level, columns):
+    """Return what the pointer shows over a mark: a row's figures."""
     figures_of = ", ".join(
         f"{FIGURES[column].heading} "
         f"{shown(comparison, name, level, column)} {FIGURES[column].unit}"
@@ -224,7 +224,7 @@ def series_of(comparison, column):
     series = []
     for name in comparison.names:
         points = [(level, value_of(comparison, name, level, column),
-                   in_words(comparison, name, level, (column,)))
+                   hover_text(comparison, name, level, (column,)))
                   for level in comparison.levels]
         points = [point for point in points if point[1]]
         if points:
@@ -249,8 +249,8 @@ def panels_of(comparison, columns, label, order, descending=False):
                     name, tuple(max(value, 0) for value in values),
                     " · ".join(shown(comparison, name, level, column)
                                for column in label),
-                    in_words(comparison, name, level,
-                             ordered((*label, *columns)))))
+                    hover_text(comparison, name, level,
+                               ordered((*label, *columns)))))
         if rows:
             panels.append(charts.Panel(connections(level), rows))
     return panels

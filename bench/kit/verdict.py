@@ -20,14 +20,14 @@ import numpy
 from . import results
 
 # What is compared: column, heading.
-FIGURES = (
+COMPARED = (
     ("cpu_per_request_us", "CPU"),
     ("throughput_per_s", "requests/s"),
     ("latency_p50_us", "p50"),
     ("latency_p99_us", "p99"),
     ("memory_per_connection_kib", "memory"),
 )
-CPU = FIGURES[0][0]
+CPU = COMPARED[0][0]
 
 CHANCE = 0.05  # an interval misses the true ratio this often
 WRONG = 0.03  # a contender like the baseline is called different this often
@@ -192,7 +192,7 @@ def chance_of(column, levels):
 
     Half of WRONG is for CPU per request, half for the other figures.
     """
-    others = 1 if column == CPU else len(FIGURES) - 1
+    others = 1 if column == CPU else len(COMPARED) - 1
     return WRONG / 2 / levels / others
 
 
@@ -218,7 +218,7 @@ def ratio_of(spread, chance, floor):
 class Verdict:
     """The ratios of one comparison."""
 
-    def __init__(self, comparison, baseline, figures=FIGURES):
+    def __init__(self, comparison, baseline, figures=COMPARED):
         self.comparison = comparison
         self.baseline = baseline
         self.figures = figures
@@ -270,7 +270,7 @@ class Verdict:
         return (math.log(ratio.high) - math.log(ratio.low)) / 2
 
 
-def verdicts_of(rows, baseline, figures=FIGURES):
+def verdicts_of(rows, baseline, figures=COMPARED):
     """Return the verdicts of all comparisons that have the baseline."""
     return [Verdict(comparison, baseline, figures)
             for comparison in results.comparisons_of(rows)
@@ -322,12 +322,12 @@ def terminal_table(verdict, heading, label):
     """Return the lines of the table, for a terminal; label names a row."""
     lines = [*textwrap.wrap(heading, COLUMNS), "",
              " " * NAME + "".join(f"{heading:>{CELL - 1}} "
-                                  for _, heading in FIGURES).rstrip()]
+                                  for _, heading in COMPARED).rstrip()]
     for level in verdict.levels:
         lines.append(results.connections(level))
         for name in verdict.names:
             found = [verdict.get(name, level, column)
-                     for column, _ in FIGURES]
+                     for column, _ in COMPARED]
             if not any(found):
                 continue
             first = f"  {shorten(label(name), NAME - 3):<{NAME - 2}}"
@@ -363,15 +363,15 @@ def in_words(found):
 
 def html_table(verdict):
     """Return the table as HTML."""
-    heads = "".join(f"<th>{heading}</th>" for _, heading in FIGURES)
+    heads = "".join(f"<th>{heading}</th>" for _, heading in COMPARED)
     parts = ['<div class="wide"><table class="ratios"><thead><tr>'
              f"<th>server</th>{heads}<th>in words</th></tr></thead><tbody>"]
     for level in verdict.levels:
-        parts.append(f'<tr class="level"><th colspan="{len(FIGURES) + 2}">'
+        parts.append(f'<tr class="level"><th colspan="{len(COMPARED) + 2}">'
                      f"{results.connections(level)}</th></tr>")
         for name in verdict.names:
             found = [(heading, verdict.get(name, level, column))
-                     for column, heading in FIGURES]
+                     for column, heading in COMPARED]
             if not any(ratio for _, ratio in found):
                 continue
             cells = "".join(html_cell(ratio) for _, ratio in found)
