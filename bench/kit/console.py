@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Prints what the kit has to say, on 80 columns."""
+"""Wraps and prints messages, for a terminal of 80 columns."""
 
 import sys
 import textwrap
@@ -7,9 +7,9 @@ import textwrap
 COLUMNS = 80
 
 
-def wrap(text, indent=4):
+def wrap(text, indent=4, columns=COLUMNS):
     """Return the text as lines; a word that is too long gets its own."""
-    return textwrap.wrap(text, COLUMNS, subsequent_indent=" " * indent,
+    return textwrap.wrap(text, columns, subsequent_indent=" " * indent,
                          break_long_words=False,
                          break_on_hyphens=False) or [""]
 

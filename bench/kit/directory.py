@@ -63,9 +63,16 @@ def rows_of(path, name="runs.tsv"):
     return results.read_rows(table) if os.path.exists(table) else []
 
 
-def read_facts(path):
-    """Return the facts of a directory that has been begun."""
-    name = os.path.join(path, "environment.json")
+def facts_of(path, name="environment.json"):
+    """Return the facts of a directory, or none if the file is not there."""
+    if not os.path.exists(os.path.join(path, name)):
+        return {}
+    return read_facts(path, name)
+
+
+def read_facts(path, name="environment.json"):
+    """Return the facts of a directory. Raises Failure if it has none."""
+    name = os.path.join(path, name)
     try:
         with open(name, encoding="utf-8") as file:
             return json.load(file)
@@ -75,9 +82,9 @@ def read_facts(path):
         raise Failure(f"{name}: {error}") from error
 
 
-def write_facts(path, facts):
-    """Write environment.json, all of it or nothing."""
-    name = os.path.join(path, "environment.json")
+def write_facts(path, facts, name="environment.json"):
+    """Write the facts of a directory, all of them or nothing."""
+    name = os.path.join(path, name)
     with open(name + ".new", "w", encoding="utf-8") as file:
         json.dump(facts, file, indent=2)
         file.write("\n")

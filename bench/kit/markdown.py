@@ -4,13 +4,17 @@
 import os
 
 from . import report, results, verdict
+from .console import wrap
+from .directory import facts_of
 from .processes import Failure
 
 BEGIN = "<!-- figures: scripts/plot --table writes what follows -->"
 END = "<!-- end of the figures -->"
 
+WIDTH = 79  # columns of a line
+
 # The columns of a table, with their headings.
-COLUMNS = {
+HEADINGS = {
     "throughput_per_s": "requests/s",
     "cpu_per_request_us": "CPU per request, µs",
     "latency_p50_us": "p50, ms",
@@ -23,14 +27,14 @@ COLUMNS = {
 def level_table(comparison, level, ratios):
     """Return the medians at this many connections, a row per style."""
     lines = [f"**{results.connections(level)}**", "",
-             f"| style | {' | '.join(COLUMNS.values())} | "
+             f"| style | {' | '.join(HEADINGS.values())} | "
              f"CPU / {ratios.baseline}'s |",
-             "|---|" + "---:|" * (len(COLUMNS) + 1)]
+             "|---|" + "---:|" * (len(HEADINGS) + 1)]
     for name in comparison.names:
         if not comparison.made[name, level]:
             continue  # not measured
         cells = []
-        for column in COLUMNS:
+        for column in HEADINGS:
             cells.append(report.shown(comparison, name, level, column))
             if column == report.CPU:
                 spread = comparison.spread(name, level, column, 0)
@@ -59,25 +63,16 @@ def facts_line(comparison, facts):
     return text
 
 
-def wrap(text, width=79):
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
-            lines.append("")
-        lines[-1] += (" " if lines[-1] else "") + word
-    return lines
-
-
 def tables(directory):
     """Return the Markdown lines, of the first of the comparisons."""
     path = os.path.join(directory, "runs.tsv")
     rows = results.read_rows(path)
     if not rows:
         raise Failure(f"{path} has no rows")
-    facts = report.read_facts(directory, "environment.json")
+    facts = facts_of(directory)
     baseline = results.baseline_of(rows, facts)
     comparison = results.comparisons_of(rows)[0]
-    lines = wrap(facts_line(comparison, facts)) + [""]
+    lines = wrap(facts_line(comparison, facts), 0, WIDTH) + [""]
     ratios = verdict.Verdict(comparison, baseline)
     for level in comparison.levels:
         lines += level_table(comparison, level, ratios)

@@ -4,12 +4,12 @@
 import collections
 import gzip
 import html
-import json
 import os
 import statistics
 from typing import NamedTuple
 
 from . import charts, search, verdict
+from .directory import facts_of, rows_of
 from .processes import Failure
 from .results import (baseline_of, cell, comparisons_of, connections, current,
                       median, ordered, read_rows)
@@ -681,19 +681,6 @@ def title_of(rows, baseline):
     return f"{baseline} compared with {', '.join(others[:-1])}{last}"
 
 
-def read_facts(directory, name):
-    path = os.path.join(directory, name)
-    if not os.path.exists(path):
-        return {}
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
-
-
-def read_table(directory, name):
-    path = os.path.join(directory, name)
-    return read_rows(path) if os.path.exists(path) else []
-
-
 def run_sections(directory, made, baseline, facts):
     """Return the sections on the runs, drawing their charts."""
     rows = current(made)
@@ -719,14 +706,14 @@ def run_sections(directory, made, baseline, facts):
 
 def write(directory):
     """Draw DIR/charts/*.svg and write DIR/report.html."""
-    rows = read_table(directory, "runs.tsv")
-    pool = read_table(directory, "pool.tsv")
-    rates = current(read_table(directory, "rates.tsv"))
+    rows = rows_of(directory, "runs.tsv")
+    pool = rows_of(directory, "pool.tsv")
+    rates = current(rows_of(directory, "rates.tsv"))
     if not rows and not pool and not rates:
         raise Failure(f"{directory} has no rows, neither in runs.tsv nor in "
                       "pool.tsv nor in rates.tsv")
-    facts = read_facts(directory, "environment.json")
-    pool_facts = read_facts(directory, "pool-environment.json")
+    facts = facts_of(directory, "environment.json")
+    pool_facts = facts_of(directory, "pool-environment.json")
     chart_directory = os.path.join(directory, "charts")
     os.makedirs(chart_directory, exist_ok=True)
     baseline = baseline_of(rows or rates, facts)

@@ -13,11 +13,11 @@ import html
 import itertools
 import math
 import statistics
-import textwrap
 
 import numpy
 
 from . import results
+from .console import wrap
 
 # What is compared: column, heading.
 COMPARED = (
@@ -36,7 +36,6 @@ FEW = 5  # with fewer pairs the spread is taken from all contenders together
 POOL_LEAST = 12  # deviations that are enough to tell a spread
 TRIMMED = 0.2  # of the pairs, left out at each end: a busy host slows some
 RESAMPLES = 2000
-COLUMNS = 80  # of a terminal
 NAME = 20  # columns for a name
 CELL = 12  # columns for a figure
 
@@ -320,7 +319,7 @@ def shorten(name, width):
 
 def terminal_table(verdict, heading, label):
     """Return the lines of the table, for a terminal; label names a row."""
-    lines = [*textwrap.wrap(heading, COLUMNS), "",
+    lines = [*wrap(heading, 0), "",
              " " * NAME + "".join(f"{heading:>{CELL - 1}} "
                                   for _, heading in COMPARED).rstrip()]
     for level in verdict.levels:
@@ -456,9 +455,8 @@ def terminal(rows, baseline):
             verdict, terminal_heading(verdict),
             functools.partial(entry_name, baseline=baseline)), ""]
         for name in verdict.names:
-            lines += textwrap.wrap(sentence(verdict, name), COLUMNS,
-                                   subsequent_indent="    ")
+            lines += wrap(sentence(verdict, name))
         lines.append("")
     for text in quality(rows)[1]:
-        lines += textwrap.wrap(text, COLUMNS)
+        lines += wrap(text, 0)
     return lines
