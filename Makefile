@@ -15,7 +15,7 @@ man1dir = $(prefix)/share/man/man1
 INSTALL = install
 PKG_CONFIG = pkg-config
 
-# Yours to set; what the sources need stands below, apart from it.
+# Yours to set. What the sources need is separate, below.
 CC = cc
 CFLAGS ?= -O2 -g
 
@@ -40,9 +40,9 @@ pkg = $(if $(shell $(PKG_CONFIG) --exists $(2) && echo found),$(shell \
 .PHONY: all
 all: $(PROGRAM) $(BUILD)/upstream
 
-# What compiles the objects: they depend on this file, which is out of date if
-# it should say something else. So after make CFLAGS=-O0 a plain make compiles
-# all again. Only make install, perhaps run by root, takes what is there.
+# The compiler and its flags. Each object depends on this file, which is out of
+# date once they change: after make CFLAGS=-O0 a plain make compiles all again.
+# Only make install, perhaps run by root, takes what is there.
 FLAGS = $(BUILD)/flags
 define newline :=
 
@@ -65,7 +65,7 @@ $(FLAGS):
 	@mkdir -p $(@D)
 	@printf '%s\n' $(subst $(newline),' ',$(call quoted,$(flags_text))) >$@
 
-# What the server and its peers stand on. A program takes what it needs of it.
+# The library of the server and its peers. A program links what it uses of it.
 LIB = $(BUILD)/lib.a
 $(LIB): $(patsubst %.c,$(BUILD)/%.o,$(wildcard lib/*.c))
 	rm -f $@

@@ -60,7 +60,7 @@ def plan_of(row):
 def current(rows):
     """Return the rows that count: of each planned run the last one made.
 
-    A run that was disturbed, too short or stopped is made again.
+    A run that was disturbed or stopped is made again.
     """
     last = {}
     for row in rows:

@@ -440,7 +440,7 @@ def quality(rows):
         said.append(f"All {len(counted)} runs passed all checks.")
     again = len(rows) - len(counted)
     if again:
-        said.append(f"{again} more were disturbed or too short, and were "
+        said.append(f"{again} more were disturbed or stopped, and were "
                     "made again.")
     if disturbed and not shaky:
         said.append(f"{len(disturbed)} were disturbed and are in no figure.")
