@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Writes the page of a measurement: tables, charts and how to read them."""
+"""Writes the page of a measurement: verdict, charts, tables, how to read them.
+
+Every figure comes from value_of(), so that tables and charts agree.
+"""
 
 import collections
 import gzip
@@ -303,6 +306,7 @@ def draw_cpu(comparison, path, colours):
 
 
 def draw_memory(comparison, path, colours):
+    """Draw memory per connection at the most connections."""
     column = "memory_per_connection_kib"
     panels = panels_of(comparison, (column,), (column,), column)[-1:]
     if not panels:
@@ -423,6 +427,8 @@ def draw_run(directory, number):
 
 
 def figures(drawn):
+    """Return the charts, (what, heading, svg) of each, with how to read them.
+    """
     parts = ['<div class="figures">']
     for what, heading, svg in drawn:
         reading = " ".join(READING[word] for word in
@@ -523,23 +529,24 @@ def runs_cell(rows):
     return f'<td class="bad">{valid} of {len(rows)}</td>'
 
 
-def validity(rows):
-    """Return what was checked, and the runs that failed."""
-    bad = [row for row in rows if row["valid"] != "yes"]
+def numbers_of(rows, column):
+    """Return the figures of a column that are known."""
+    return [row[column] for row in rows
+            if isinstance(row.get(column), float)]
+
+
+def checked_facts(rows):
+    """Return what was checked, as (name, text)."""
     counted = sum(row["server_requests"] is not None and
                   row["server_requests"] == (row["client_replies"] or 0) + 1
                   for row in rows)
-    ratios = [row["littles_law_ratio"] for row in rows
-              if isinstance(row["littles_law_ratio"], float)]
-    loads = [row["load_cores"] for row in rows
-             if isinstance(row["load_cores"], float)]
-    upstreams = [row["upstream_cores"] for row in rows
-                 if isinstance(row["upstream_cores"], float)]
-    others = [row["other_cores"] for row in rows
-              if isinstance(row["other_cores"], float)]
     replies = sum(row["client_replies"] or 0 for row in rows)
-    seconds = [row["seconds"] for row in rows
-               if isinstance(row["seconds"], float)]
+    seconds = numbers_of(rows, "seconds")
+    ratios = numbers_of(rows, "littles_law_ratio")
+    loads = numbers_of(rows, "load_cores")
+    upstreams = numbers_of(rows, "upstream_cores")
+    others = numbers_of(rows, "other_cores")
+    disturbed = [row["disturbed"] for row in rows if row.get("disturbed")]
     facts = [("replies compared byte for byte", f"{replies:,.0f}"),
              ("seconds measured per run; longer where some connections "
               "wait long", f"{min(seconds, default=0):.3g} to "
@@ -556,7 +563,6 @@ def validity(rows):
                       "one core",
                       f"{max(loads):.2f} and {max(upstreams):.2f}; "
                       "up to 0.90 passes"))
-    disturbed = [row["disturbed"] for row in rows if row.get("disturbed")]
     if disturbed:
         facts.append(("runs that something else disturbed",
                       f"{len(disturbed)} of {len(rows)}: "
@@ -565,7 +571,13 @@ def validity(rows):
         facts.append(("cores used by other programs",
                       f"median {statistics.median(others):.2f}, at most "
                       f"{max(others):.2f}"))
-    parts = [facts_table(facts)]
+    return facts
+
+
+def validity(rows):
+    """Return what was checked, and the runs that failed, as tables."""
+    parts = [facts_table(checked_facts(rows))]
+    bad = [row for row in rows if row["valid"] != "yes"]
     if bad:
         parts.append('<div class="wide"><table class="facts"><tbody>')
         parts += [f"<tr><td>run {row['run']:.0f}</td><td>"
@@ -577,6 +589,7 @@ def validity(rows):
 
 
 def facts_table(facts):
+    """Return a table of (name, text)."""
     rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>"
                    for name, value in facts)
     return f'<div class="wide"><table class="facts"><tbody>{rows}' \
@@ -595,6 +608,7 @@ def flatten(value, prefix=""):
 
 
 def environment_section(heading, facts):
+    """Return the facts and the contenders' commands."""
     facts = dict(facts)
     contenders = facts.pop("contenders", [])
     parts = [f"<h2>{heading}</h2>", facts_table(flatten(facts))]
@@ -653,6 +667,7 @@ def pool_section(rows, directory):
 
 
 def summary_line(rows, facts):
+    """Return how many runs there are, when they began, of what and where."""
     def many(count, word):
         return f"{count} {word}{'' if count == 1 else 's'}"
 
