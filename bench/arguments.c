@@ -156,8 +156,8 @@ uint64_t raise_descriptor_limit(uint64_t want)
 }
 
 /*
- * Returns whether nothing was lost, or says what was. If a write has failed
- * and only ferror() tells of it, errno has long been that of something else.
+ * Returns whether nothing was lost. If something was, says so: without a
+ * reason where only ferror() reports it, because errno is stale by then.
  */
 static bool report_loss(const char *program, const char *name, bool lost,
                         int error)

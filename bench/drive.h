@@ -19,7 +19,7 @@
 #define MAX_REASONS 32 /* error reasons that are counted separately */
 #define REASON_LEN 64  /* bytes of a reason that are kept, with a NUL */
 
-/* What drive() shall do. */
+/* What drive() is to do. */
 struct plan {
     struct address server;
     uint32_t connections;

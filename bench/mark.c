@@ -29,8 +29,9 @@ void mark_key_init(struct mark_key *key, const void *bytes, size_t len)
     memcpy(key->bytes, bytes, len);
     key->len = len;
     /*
-     * A digest of another size than a mark's has nothing in common with it.
-     * Otherwise a server could ask the upstream for half of the salt's key.
+     * The size of a digest is part of its input, so this one is unrelated to
+     * any mark. With a mark's size a server could fetch "salt" and get half of
+     * this key.
      */
     (void)crypto_generichash(digest, sizeof digest,
                              (const unsigned char *)"salt", 4, key->bytes,

@@ -2,7 +2,7 @@
  * mark.h - the mark by which the upstream proves that it was asked
  *
  * Load and upstream share a key that no measured server knows. So a reply
- * with the right mark shows that the upstream got just this text.
+ * with the right mark proves that the upstream got exactly this text.
  *
  * SPDX-License-Identifier: MIT
  */

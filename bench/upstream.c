@@ -223,7 +223,7 @@ static void send_answer(struct evhttp_request *request, int status)
 }
 
 /*
- * Answers a request whose delay is over. If its client has gone meanwhile,
+ * Answers a request whose delay is over. If its client has gone by then,
  * evhttp has detached the request from the connection and left it to us. Then
  * evhttp_send_reply() frees it and sends nothing.
  */

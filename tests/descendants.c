@@ -1,5 +1,5 @@
 /*
- * descendants.c - every process that came from this one, see descendants.h
+ * descendants.c - the processes that descend from this one, see descendants.h
  *
  * SPDX-License-Identifier: MIT
  */
@@ -190,7 +190,7 @@ size_t descendants_signal_orphans(int signal_number)
     return signal_below(signal_number, false);
 }
 
-/* Kills until none is left: one may start another meanwhile. */
+/* Kills until none is left: one may start another before it dies. */
 static void end_below(long timeout_ms, bool with_own)
 {
     long long deadline = now_ms() + timeout_ms;

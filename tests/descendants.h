@@ -1,10 +1,10 @@
 /*
- * descendants.h - every process that came from this one, to the last
+ * descendants.h - the processes that descend from this one
  *
- * A server may start others in sessions of their own, or end and leave one
- * behind that serves. No process group and no session has them all; but with
- * descendants_adopt() each of them stays below this process, and whatever has
- * lost its parent becomes a child of it: an orphan.
+ * A server may start processes in sessions of their own, or end and leave one
+ * that serves. No process group or session has them all. But after
+ * descendants_adopt() each of them stays below this process: one that loses
+ * its parent becomes a child of this process, an orphan.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -14,11 +14,11 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-/* From now on this process is the parent of what its descendants leave. */
+/* Makes this process the parent of all orphans among its descendants. */
 void descendants_adopt(void);
 
-/* Says that the caller started this child, and waits for it; or that it has
- * ended. Such a child is no orphan, and nothing below it is. */
+/* Registers a child that the caller waits for, or removes it once it has
+ * ended. Neither such a child nor anything below it is an orphan. */
 void descendants_own(pid_t child);
 void descendants_disown(pid_t child);
 

@@ -94,8 +94,8 @@ static int count_failures(SRunner *runner)
     return failed < 255 ? failed : 255;
 }
 
-/* Waits for the end of the process that runs the suite, and kills meanwhile
- * what a failed test has left. Returns how many tests failed. */
+/* Waits until the process that runs the suite has ended. Until then it kills
+ * whatever a failed test has left. Returns how many tests failed. */
 static int guard(pid_t runner, const sigset_t *signals)
 {
     const struct timespec timeout = {GUARD_MS / 1000, GUARD_MS % 1000};

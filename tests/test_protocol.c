@@ -5,8 +5,8 @@
  *
  * Without SERVER it is threadecho, the one built along with the tests.
  *
- * The suite "protocol" is what every speaker owes its clients, "robust" what
- * a server for many clients does besides; --protocol leaves that one out.
+ * The suite "protocol" is what every server owes its clients, "robust" what a
+ * server for many clients needs besides; --protocol leaves "robust" out.
  * --list names the tests, --only NAME[:NUMBER] runs one of them, and
  * --upstream PORT serves what they fetch from.
  *
@@ -119,7 +119,7 @@ TEST(exchange)
     check_exchange(exchanges[number].lines, exchanges[number].replies);
 }
 
-/* Here the reply does not tell: a CR at its end is dropped in any case. */
+/* The reply does not show these: a CR at the end of a body is dropped too. */
 static const struct {
     struct bytes line;
     const char *target;
@@ -505,9 +505,9 @@ TEST(fifty_clients_are_served_side_by_side)
     }
     long long took = now_ms() - start;
     if (took >= 7500)
-        give_up("%d clients, for whose lines the upstream takes 300 ms each, "
-                "took %lld ms:\n    side by side it is little more than 300, "
-                "one after the other 15,000",
+        give_up("%d clients whose fetches take 300 ms each took %lld ms:\n"
+                "    little more than 300 is expected; one after the other "
+                "takes 15,000",
                 CLIENTS, took);
     expect_fetches(1);
 }
@@ -592,8 +592,8 @@ static const struct {
     {"close during a fetch", close_during_a_fetch},
 };
 
-/* Has this many fetches run at once: what a server keeps for each is there
- * from then on. */
+/* Runs this many fetches at once, so that the server has whatever it keeps for
+ * each of them. */
 static void warm_up(int fetches)
 {
     struct client *clients[100];

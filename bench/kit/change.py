@@ -78,15 +78,20 @@ class Change:
 
 
 def differences(old, new):
-    """Return in what two measurements differ that would explain a change."""
+    """Return the differences between two measurements, in words, that would
+    explain a change."""
     found = environment.differences(*(directory.read_facts(path)
                                       for path in (old, new)))
     return [text for text in found if not text.startswith("compiler")]
 
 
 def changes(old, new):
-    """Return the changes between two directories, of all comparisons that
-    both have."""
+    """Return the changes between two directories, and what only the new one
+    has.
+
+    There is a change for each comparison that both have. Raises Failure if
+    there is none.
+    """
     facts = directory.read_facts(new)
     rows = [directory.rows_of(path) for path in (old, new)]
     for path, each in zip((old, new), rows):

@@ -65,7 +65,7 @@ def colour_of(names, baseline):
 
 
 def text_width(text, size=TEXT_SIZE):
-    """Return a width that the text has at most, in any usual font."""
+    """Return the greatest width that the text has in any usual font."""
     wide = {**dict.fromkeys(" !'(),-./:;I[]ijl|ftr·", 0.42),
             **dict.fromkeys("abcdeghknopqsuvxyz_0123456789–", 0.65),
             **dict.fromkeys("mwMW@%…", 1.0)}
@@ -126,7 +126,7 @@ class Scale:
             self.low, self.high = 0.0, max(values, default=0) or 1.0
 
     def __call__(self, value):
-        """Return the place; a value beyond an end is put there."""
+        """Return the place of a value, or the nearer end if it is beyond."""
         value = min(max(value, self.low), self.high)
         share = (math.log(value / self.low) / math.log(self.high / self.low)
                  if self.log else value / self.high)
@@ -405,7 +405,7 @@ def dots(path, panels, parts, unit, colours, joined=True):
 
 
 def heat(samples, seconds, ends, hover, path=None):
-    """Draw when requests were sent and how long they took.
+    """Return a picture of when requests were sent and how long they took.
 
     The samples are (s, ms). A cell is the darker the more requests fell into
     it, by the logarithm of their number.

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The directory of a measurement: made anew, never overwritten, resumed."""
+"""The directory of a measurement: its tables and facts.
+
+A directory is never overwritten. A measurement that was stopped goes on in the
+same one.
+"""
 
 import json
 import os
@@ -15,7 +19,10 @@ STOPPED = "the measurement was stopped"
 
 
 def new_directory(parent, link=True):
-    """Make a directory named after the time, which `latest` points to."""
+    """Make a directory named after the time; return its path.
+
+    With link, `latest` points to it.
+    """
     stamp = time.strftime("%Y-%m-%dT%H.%M.%S")
     for number in range(1, 100):
         path = os.path.join(parent, stamp + (f"-{number}" if number > 1
@@ -44,7 +51,10 @@ def point_latest(path):
 
 
 def check_new(path, option="--output"):
-    """Refuse a directory that has results, or files that are no results."""
+    """Refuse a directory with results, or with files of something else.
+
+    Raises Failure.
+    """
     if not os.path.isdir(path) or not os.listdir(path):
         return
     if rows_of(path) or rows_of(path, "tries.tsv"):
@@ -92,7 +102,10 @@ def write_facts(path, facts, name="environment.json"):
 
 
 class Table:
-    """A table such as runs.tsv, to which each run adds a row."""
+    """A table such as runs.tsv, to which each run adds a row.
+
+    Raises Failure if there is one already with other columns.
+    """
 
     def __init__(self, path, name="runs.tsv", columns=run.COLUMNS):
         self.name = os.path.join(path, name)
@@ -104,7 +117,7 @@ class Table:
                 lines = file.read().splitlines()
         if lines and lines[0].split("\t") != list(columns):
             raise Failure(f"{self.name}: has the columns of another version")
-        # A row that was being written when the disk was full is cut off.
+        # The last row is cut off if the disk was full.
         whole = [line for line in lines[1:]
                  if line.count("\t") == len(columns) - 1]
         self.count = len(whole)
@@ -120,6 +133,7 @@ class Table:
 
 
 def format_value(value):
+    """Return a value as the text of a cell."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -134,7 +134,7 @@ SAME = (
 
 
 def differences(one, other):
-    """Return in what two environments differ, in words."""
+    """Return the differences between two environments, in words."""
     return [f"{name} {value(one)} and {value(other)}"
             for name, value in SAME if value(one) != value(other)]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Makes the runs of a measurement, in the order that makes them comparable."""
+"""Makes the runs of a measurement, in an order that makes them comparable."""
 
 import itertools
 import random
@@ -11,12 +11,12 @@ from .console import say
 from .processes import Failure
 
 QUICK_SECONDS = 100  # of two minutes; the rest is for the report
-UNTIL_REPETITIONS = 8  # at least, before an interval is looked at
-LONGER = (4, 30)  # least and most times the duration, if it was too short
-SLOWEST = 3  # times the slowest latency is long enough for a run
+UNTIL_REPETITIONS = 8  # least, before --until looks at an interval
+LONGER = (4, 30)  # least and most times the duration, of a longer run
+SLOWEST = 3  # a longer run takes this many times the slowest latency
 TRIES = 3  # of a run that is disturbed
-PATIENCE = 3  # runs in a row that were disturbed each time they were made
-OVERHEAD_SECONDS = 0.8  # a run takes this besides warm-up and measured time
+PATIENCE = 3  # runs in a row that may stay disturbed, each made TRIES times
+OVERHEAD_SECONDS = 0.8  # of a run, besides warm-up and measured time
 
 
 class Plan:
@@ -49,7 +49,7 @@ class Measurement:
         self.done = directory.made(directory.rows_of(output))
         self.counted: dict[tuple, float] = {}  # system calls
         self.began = time.monotonic()
-        self.runs = 0  # made by now
+        self.runs = 0  # made so far
         self.patience = PATIENCE
 
     def blocks(self, repetition):
@@ -74,7 +74,7 @@ class Measurement:
         return found
 
     def planned(self):
-        """Return how many runs are to be made; None if that is open."""
+        """Return how many runs are missing; None if that depends on time."""
         if not self.options.repeat:
             return None
         return sum(plan.key not in self.done
@@ -86,14 +86,14 @@ class Measurement:
                 OVERHEAD_SECONDS)
 
     def limit(self):
-        """Return the seconds that all may take, or None."""
+        """Return the limit of the whole measurement in seconds, or None."""
         options = self.options
         if options.until and not options.repeat:
             return options.time_limit * 60
         return QUICK_SECONDS if options.quick else None
 
     def time_is_up(self, seconds=0.0):
-        """Return whether so many seconds more are too many."""
+        """Return whether the limit is reached, this many seconds from now."""
         limit = self.limit()
         return limit is not None and \
             time.monotonic() - self.options.began + seconds > limit
@@ -253,7 +253,7 @@ class Measurement:
 
 
 def describe(row):
-    """Return what a run gave, in words."""
+    """Return the result of a run, in words."""
     disturbed = directory.format_value(row["disturbed"] or [])
     if row["why"]:
         return "NOT VALID: " + directory.format_value(row["why"])

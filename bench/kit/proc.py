@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Reads /proc: which processes there are, what they use, what they hold."""
+"""Reads /proc: the processes there are, what they use, what they hold.
+
+A process that has ended counts as nothing: it is no error.
+"""
 
 import collections
 import os
@@ -109,8 +112,8 @@ def cpu_ticks(pids):
 
 
 def machine():
-    """Return what programs have used of all cores together, plus a constant,
-    and what the hypervisor took for others.
+    """Return the CPU time used on all cores together, plus a constant, and the
+    time that the hypervisor gave to others.
 
     The first comes from the idle time, which the kernel measures; it only
     samples what a busy core does. It includes the interrupts of idle cores.
@@ -124,7 +127,7 @@ def machine():
 
 
 def busiest(seconds, most=3):
-    """Watch all programs for a while.
+    """Watch all programs for this many seconds.
 
     Return the cores that they used, the cores that the hypervisor took, and
     (name, cores) of the busiest.
@@ -162,7 +165,8 @@ def read_status(path):
 
 
 def memory_kib(pids):
-    """Return resident memory; shared pages are divided among their users."""
+    """Return resident memory in KiB; shared pages are divided among their
+    users."""
     total = 0
     for pid in pids:
         numbers = read_status(f"/proc/{pid}/smaps_rollup")
@@ -225,8 +229,8 @@ def held_sockets(pid):
 
 
 def other_holders(inodes, pids):
-    """Return the processes that hold those of the sockets that these don't
-    hold."""
+    """Return the other processes that hold sockets which none of these
+    holds."""
     left = set(inodes)
     for pid in pids:
         if left:

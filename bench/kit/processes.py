@@ -110,7 +110,7 @@ class Program:
     def ended(self):
         """Return how it ended, in words; None while it runs.
 
-        A daemon ends with status 0 and leaves a process that goes on.
+        A daemon ends with status 0 and leaves a process that serves.
         """
         ending = self.own_ending()
         if self.process.poll() == 0 and self.pids():
@@ -120,7 +120,8 @@ class Program:
     def stop(self, patience=15):
         """Stop it and all that it started; return how it ended, in words.
 
-        The program gets SIGTERM first, then what it leaves.
+        The program gets SIGTERM first, then what it leaves. Whatever has not
+        ended after patience seconds is killed.
         """
         if self.process.poll() is None:
             self.process.terminate()
@@ -147,14 +148,14 @@ class Program:
     def end_rest(self, patience):
         """Send SIGTERM to what is left; return whether it ended on that."""
         limit = time.monotonic() + patience
-        told: set[int] = set()
+        signalled: set[int] = set()
         while pids := self.pids():
-            for pid in set(pids) - told:
+            for pid in set(pids) - signalled:
                 try:
                     os.kill(pid, signal.SIGTERM)
                 except ProcessLookupError:
                     pass
-            told |= set(pids)
+            signalled |= set(pids)
             proc.reap_orphans()
             if time.monotonic() > limit:
                 return False
@@ -175,7 +176,10 @@ def stop_all():
 
 
 def wait_for_port(program, name, patience=20):
-    """Return the port that a program of the kit says it listens on."""
+    """Return the port that a program of the kit says it listens on.
+
+    Raises Failure if it ends, or says nothing within patience seconds.
+    """
     limit = time.monotonic() + patience
     while time.monotonic() < limit:
         with open(program.log, "rb") as file:
@@ -191,7 +195,10 @@ def wait_for_port(program, name, patience=20):
 
 
 def ask(port, line, patience=20):
-    """Send a line on a new connection; return the reply or None."""
+    """Send a line on a new connection; return the reply or None.
+
+    patience is in seconds. Raises OSError if the connection fails.
+    """
     limit = time.monotonic() + patience
     with socket.create_connection(("127.0.0.1", port), 1) as client:
         client.sendall(line + b"\n")

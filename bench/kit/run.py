@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Makes one run: a fresh upstream, a server, the load, a row of figures."""
+"""Makes one run: a fresh upstream, a server, the load, a row of figures.
+
+What is wrong with a run goes to row["why"] and does not raise. A Failure means
+that the kit itself has failed: it ends the measurement.
+"""
 
 import bisect
 import collections
@@ -49,15 +53,15 @@ LITTLES_LAW = "Little's law"
 KIT_LIMIT = "the kit was the limit"
 LITTLES_LAW_TOLERANCE = 0.05
 KIT_LIMIT_CORES = 0.9  # each part of the kit has one thread
-LATE_LIMIT = 0.05  # of the mean latency: the load's own delay, open loop
-LATE_US = 100  # that much is a wake-up, even where it is more than that
-RATE_LEAST = 0.98  # of the offered rate; a server with less falls behind
+LATE_LIMIT = 0.05  # of the mean latency; how late an open loop may send
+LATE_US = 100  # or this late, where latencies are short: a wake-up
+RATE_LEAST = 0.98  # of the offered rate; below it a server falls behind
 OTHER_LIMIT = 0.1  # of all cores, used by other programs
 STEAL_LIMIT = 0.05  # of all cores, taken by the hypervisor
-TIMER_US = 20  # a reply this much sooner than the delay is not too soon
+TIMER_US = 20  # how much sooner than the delay a reply may come
 LOAD_PATIENCE = 20.0  # seconds that a reply may take
-CPU_LEAST_US = 1.0  # to receive a line and send a reply takes more
-KEPT_SHARE = 0.1  # of the fetches; so many may still open a connection
+CPU_LEAST_US = 1.0  # per request; receiving and sending alone take more
+KEPT_SHARE = 0.1  # of the fetches may open a connection all the same
 PROBE = b"is anybody there"
 UNFETCHED = "it was not fetched"
 KEY_BYTES = 32
@@ -68,7 +72,7 @@ Reading = collections.namedtuple(
 
 
 def mark(key, text):
-    """Return what the upstream adds to a text, as upstream.c makes it."""
+    """Return the mark that the upstream adds to a text, as mark.c makes it."""
     return hashlib.blake2b(text, digest_size=16, key=key).hexdigest()[:16] \
         .encode()
 
@@ -187,13 +191,13 @@ class Load:
     def await_hold(self, patience, watched, answered=lambda: None):
         """Wait for all replies; return False if it ends or time is up.
 
-        Call answered once each connection has had a reply. The wait is cut
-        short if one of the watched programs ends.
+        patience is in seconds. Call answered() once each connection has had a
+        reply. The wait is cut short if one of the watched programs ends.
         """
         stream = self.program.process.stderr
         assert stream  # it is a pipe
         limit = time.monotonic() + patience
-        told = False
+        reported = False
         while time.monotonic() < limit:
             ready = select.select([stream], [], [], 0.2)[0]
             if ready:
@@ -201,8 +205,8 @@ class Load:
                 if not data:
                     return False
                 self.messages += data.decode("utf-8", "replace")
-                if not told and "each answered" in self.messages:
-                    told = True
+                if not reported and "each answered" in self.messages:
+                    reported = True
                     answered()
                 if "holding" in self.messages:
                     return True
@@ -212,7 +216,10 @@ class Load:
         return False
 
     def finish(self, patience=60):
-        """Let it close its connections; return its figures or None."""
+        """Let it close its connections; return its figures or None.
+
+        Raises Failure if it could not write them.
+        """
         process = self.program.process
         try:
             output, messages = process.communicate(timeout=patience)
@@ -249,7 +256,8 @@ def start_upstream(settings, contender, delay_ms):
 
 
 def start_server(settings, contender, port, upstream_port):
-    """Start a contender; return it, and what is wrong or None."""
+    """Start a contender and send it a line; return it, and what is wrong or
+    None."""
     command = contender.command(port, upstream_port)
     server = Program(command, settings.log("server"),
                      cores=settings.server_cores,
@@ -325,7 +333,7 @@ def measure(settings, plan, row):
 
 
 def load_arguments(settings, plan):
-    """Return what the load shall do in this run."""
+    """Return the load's arguments on time and rate in this run."""
     arguments = ["--duration", f"{settings.duration:.3f}",
                  "--warmup", f"{settings.warmup:.3f}s"]
     if plan.rate:
@@ -471,7 +479,7 @@ def check_ended(row, before, after):
 
 
 def take_memory(plan, row, figures, idle, answered, last):
-    """Record what a connection takes, and what each request adds.
+    """Record the memory of a connection, and what each request adds.
 
     The readings are of the idle server, of one that has answered each
     connection once (None without a warm-up), and of the end.
@@ -567,7 +575,7 @@ def upstream_use(plan, row):
     mixed."""
     opened, requests = row["upstream_connections"], row["upstream_requests"]
     if plan.rate and opened <= plan.concurrency + 1 >= requests / 2:
-        # so few lines at this rate can't tell
+        # at this rate there are too few lines to tell
         return plan.contender.connection.replace("-", "keep")
     if abs(opened - requests) <= max(1, 0.001 * requests):
         return "new"
@@ -593,7 +601,7 @@ def check_replies(row, figures):
 
 
 def check_laws(plan, row):
-    """Check what holds for every sound measurement."""
+    """Check Little's law, and that the kit was not the limit."""
     ratio = row["littles_law_ratio"]
     if not plan.rate and abs(ratio - 1) > LITTLES_LAW_TOLERANCE:
         row["why"].append(f"{LITTLES_LAW}: throughput x mean latency is "
@@ -635,7 +643,7 @@ def check_rate(plan, row, raw):
 
 
 def check_quiet(row):
-    """Record whether others used the cores meanwhile."""
+    """Record whether other programs, or the hypervisor, took the cores."""
     cores = os.cpu_count() or 1
     found = []
     if (row["other_cores"] or 0) > OTHER_LIMIT * cores:
@@ -646,7 +654,7 @@ def check_quiet(row):
 
 
 def only_too_short(row):
-    """Return whether a longer run could mend all that is wrong."""
+    """Return whether a longer run could make the row valid."""
     return bool(row["why"]) and all(why.startswith(LITTLES_LAW)
                                     for why in row["why"])
 

@@ -3,8 +3,8 @@
 
 The runs of a repetition are neighbours in time, so they are compared in pairs:
 the logarithm of contender / baseline, once per repetition. The baseline enters
-each repetition twice. Its second entry over its first is what the same server
-differs from itself, by chance alone.
+each repetition twice. Its second entry over its first is how much the same
+server differs from itself, by chance alone.
 """
 
 import collections
@@ -30,7 +30,7 @@ COMPARED = (
 CPU = COMPARED[0][0]
 
 CHANCE = 0.05  # an interval misses the true ratio this often
-WRONG = 0.03  # a contender like the baseline is called different this often
+WRONG = 0.03  # how often a contender like the baseline is called different
 SMALLEST = 0.01  # a difference below 1 % is none
 FEW = 5  # with fewer pairs the spread is taken from all contenders together
 POOL_LEAST = 12  # deviations that are enough to tell a spread
@@ -86,15 +86,17 @@ def resampling(size, seed):
 
 
 class Spread:
-    """How the trimmed mean of some values may vary, and by that their
-    difference from other values, if there are any."""
+    """How far the trimmed mean of some values may be off.
+
+    With others, the same of the difference between the two means.
+    """
 
     def __init__(self, values, pool, others=()):
         self.size = min(len(values), len(others) or len(values))
         self.expand = self.size >= FEW
         self.few = not self.expand and len(pool) < POOL_LEAST
         self.mean, self.means = 0.0, numpy.zeros(RESAMPLES)
-        self.errors = []  # of each mean: its variance, of so many values
+        self.errors = []  # of each mean: its variance, of how many values
         for seed, sign, each in (1, 1, values), (2, -1, others):
             if len(each):
                 array = numpy.array(each)
@@ -103,8 +105,10 @@ class Spread:
                 self.errors.append(squared_error(array))
 
     def resampled(self, values, pool, seed):
-        """Return the trimmed means of resamples of the values; of a few
-        values, as far as all deviations can tell."""
+        """Return the trimmed means of resamples of the values.
+
+        With few values, resamples of the pool of deviations are added to them.
+        """
         size = len(values)
         if self.expand:
             return trimmed_mean(values[resampling(size, seed)])
@@ -196,10 +200,11 @@ def chance_of(column, levels):
 
 
 def ratio_of(spread, chance, floor):
-    """Return the ratio that a spread stands for.
+    """Return the ratio with this spread of logarithms.
 
-    It is different from 1 only if a test says so that is seldom wrong, and if
-    it differs by more than the baseline does from itself.
+    It is called more or less only if a test says so that is wrong with this
+    chance, and if it is further from 1 than SMALLEST and than the baseline's
+    ratio to itself, the floor.
     """
     if spread.few:
         return Ratio(math.exp(spread.mean), None, None, spread.size, "few")
