@@ -145,7 +145,8 @@ class Measurement:
         wider than was asked for."""
         found = set()
         for each in verdict.verdicts_of(directory.rows_of(self.output),
-                                        self.options.baseline):
+                                        self.options.baseline,
+                                        verdict.COMPARED[:1]):  # CPU
             comparison = each.comparison
             found |= {(name, comparison.connection, level,
                        comparison.delay_ms)

@@ -78,7 +78,7 @@ def t_quantile(probability, freedom):
     return math.sqrt(freedom) * math.tan(angle)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)  # --until asks for ever larger sizes
 def resampling(size, seed):
     """Return which values each resample has: the same ones for each figure."""
     return numpy.random.default_rng((size, seed)).integers(
