@@ -534,7 +534,7 @@ static char *read_head(struct conn *c)
     }
 }
 
-/* Returns a request to keep, which takes the head; or NULL. */
+/* Returns a request to keep, which owns the head then; or NULL. */
 static struct rogue_exchange *new_exchange(char *head, const struct conn *c)
 {
     struct rogue_exchange *exchange = calloc(1, sizeof *exchange);

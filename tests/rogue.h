@@ -112,7 +112,7 @@ char *rogue_request(struct rogue *r, unsigned long n);
 
 #define ROGUE_ANSWER_KEPT 512U
 
-/* A request, and what was sent for it. */
+/* A request and its answer. */
 struct rogue_exchange {
     char *head; /* as above */
     char *text; /* decoded */
@@ -122,7 +122,8 @@ struct rogue_exchange {
     bool answered;                  /* false while it is being answered */
 };
 
-/* Returns what rogue_request() does, with the answer: to rogue_forget(). */
+/* Returns a copy of the n-th request and its answer, which rogue_forget()
+ * frees; or NULL, as rogue_request() does. */
 struct rogue_exchange *rogue_recall(struct rogue *r, unsigned long n);
 void rogue_forget(struct rogue_exchange *exchange);
 

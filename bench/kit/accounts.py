@@ -105,10 +105,10 @@ class Account:
         return {VARIABLE: self.name}
 
     def join(self):
-        """Called by the command's process, before its exec."""
+        """Enter the account: called in the command's process, before exec."""
 
     def enter(self, pid):
-        """Called once the command has been started."""
+        """Note the command's process, once it has been started."""
 
     def own_pids(self):
         """Return the live processes that the command started."""
