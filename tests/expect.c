@@ -73,10 +73,25 @@ static struct rogue_exchange *last_request(unsigned long requests)
     return last;
 }
 
+/* As last_request(), with the answer: the upstream notes that a little after
+ * it has sent it. A request that hangs has none. */
+static struct rogue_exchange *last_exchange(unsigned long requests)
+{
+    long long limit = now_ms() + 200;
+    struct rogue_exchange *last = last_request(requests);
+
+    while (last != NULL && !last->answered && now_ms() < limit) {
+        let_pass(5);
+        rogue_forget(last);
+        last = last_request(requests);
+    }
+    return last;
+}
+
 static void show_upstream(FILE *out)
 {
     unsigned long requests = rogue_counts(context.upstream).requests;
-    struct rogue_exchange *last = last_request(requests);
+    struct rogue_exchange *last = last_exchange(requests);
 
     if (last == NULL) {
         fprintf(out, LABEL "was not asked\n", "upstream:");

@@ -12,6 +12,7 @@ import collections
 import functools
 import itertools
 import os
+import re
 import signal
 import time
 
@@ -59,6 +60,7 @@ def groups_work(parent):
     To make a group is not enough: the kernel may still refuse to move a
     process from ours into it.
     """
+    remove_stale(parent)
     path = new_group(parent)
     try:
         os.mkdir(path)
@@ -74,6 +76,17 @@ def groups_work(parent):
     _, status = os.waitpid(child, 0)
     os.rmdir(path)
     return status == 0
+
+
+def remove_stale(parent):
+    """Remove the empty groups that a killed bench has left."""
+    for name in os.listdir(parent):
+        found = re.fullmatch(GROUP.format(r"(\d+)", r"\d+"), name)
+        if found and not os.path.exists(f"/proc/{found[1]}"):
+            try:
+                os.rmdir(os.path.join(parent, name))
+            except OSError:
+                pass  # it has processes, or is not ours
 
 
 def group_parent():
@@ -97,6 +110,7 @@ class Account:
     def __init__(self, untrusted):
         self.name = f"{os.getpid()}-{next(counter)}"
         self.untrusted = untrusted
+        self.began = proc.now_ticks()
         self.strangers = set()  # roots that the command did not start
         opened.append(self)
 
@@ -121,6 +135,13 @@ class Account:
     def stranger_pids(self):
         return proc.descendants(self.strangers) if self.strangers else set()
 
+    def may_end(self):
+        """Return the live processes that are ours to end: of the strangers
+        only those that have been started since."""
+        return sorted({*self.own_pids(),
+                       *(pid for pid in self.stranger_pids()
+                         if proc.start_ticks(pid) >= self.began)})
+
     def usage(self, pids=None):
         """Return the CPU time used so far, and its approximate split.
 
@@ -136,12 +157,9 @@ class Account:
     def kill(self):
         """Kill all processes; return whether none is left."""
         limit = time.monotonic() + KILL_PATIENCE
-        while pids := self.pids():
+        while pids := self.may_end():
             for pid in pids:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
+                proc.send_signal(pid, signal.SIGKILL)
             proc.reap_orphans()
             if time.monotonic() > limit:
                 return False

@@ -80,9 +80,8 @@ class Change:
 def differences(old, new):
     """Return the differences between two measurements, in words, that would
     explain a change."""
-    found = environment.differences(*(directory.read_facts(path)
-                                      for path in (old, new)))
-    return [text for text in found if not text.startswith("compiler")]
+    return environment.differences(*(directory.read_facts(path)
+                                     for path in (old, new)))
 
 
 def changes(old, new):

@@ -129,14 +129,26 @@ SAME = (
     ("memory", lambda facts: facts.get("memory_mib")),
     ("kernel", lambda facts: facts.get("kernel")),
     ("kit", lambda facts: facts.get("kit")),
+)
+
+
+# What else must be the same for a measurement to go on.
+SAME_SERVERS = (
+    ("commit", lambda facts: facts.get("commit")),
+    ("uncommitted changes", lambda facts: facts.get("uncommitted_changes")),
     ("compiler and flags", lambda facts: facts.get("build")),
 )
 
 
-def differences(one, other):
+def differences(one, other, facts=SAME):
     """Return the differences between two environments, in words."""
-    return [f"{name} {value(one)} and {value(other)}"
-            for name, value in SAME if value(one) != value(other)]
+    found = []
+    for name, value in facts:
+        if value(one) != value(other):
+            both = f"{value(one)} and {value(other)}"
+            found.append(name if isinstance(value(one) or value(other), dict)
+                         else f"{name} {both}")
+    return found
 
 
 def gather(root, cores):

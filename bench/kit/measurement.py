@@ -205,8 +205,8 @@ class Measurement:
                 settings.warmup = warmup * factor
                 self.measure(plan, row)
         except BaseException as problem:
-            row["why"].append(str(problem) if isinstance(problem, Failure)
-                              else directory.STOPPED)
+            row["why"].append(directory.STOPPED + (
+                f": {problem}" if isinstance(problem, Failure) else ""))
             raise
         finally:
             settings.duration, settings.warmup = duration, warmup

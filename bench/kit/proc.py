@@ -11,6 +11,7 @@ import time
 CPUCLOCK_SCHED = 2  # in a clock id: the exact CPU time of all threads
 TICKS = os.sysconf("SC_CLK_TCK")
 TICK_NS = 1000000000 // TICKS
+CORES = frozenset(os.sched_getaffinity(0))  # that we may use
 LISTEN = "0A"  # the state of a listening socket in /proc/net/tcp
 
 started: set[int] = set()  # our children that somebody else reaps
@@ -33,6 +34,34 @@ def read(path):
 def stat_fields(pid):
     """Return the fields of /proc/PID/stat from the state on, or None."""
     return read(f"/proc/{pid}/stat").rpartition(")")[2].split() or None
+
+
+def start_ticks(pid):
+    """Return when a process was started, in ticks since the boot; 0 if it is
+    gone."""
+    fields = stat_fields(pid)
+    return int(fields[19]) if fields else 0
+
+
+def now_ticks():
+    """Return the time in ticks since the boot."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * TICKS)
+
+
+def send_signal(pid, number):
+    """Send a signal, unless the process is gone or not ours to signal."""
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def ancestors():
+    """Return this process, its parent, and so on to process 1."""
+    found = [os.getpid()]
+    while found[-1] > 1 and (fields := stat_fields(found[-1])):
+        found.append(int(fields[1]))
+    return {1, *found}
 
 
 def all_pids():
@@ -118,11 +147,14 @@ def machine():
     The first comes from the idle time, which the kernel measures; it only
     samples what a busy core does. It includes the interrupts of idle cores.
     """
-    fields = [int(field) for field in
-              read("/proc/stat").partition("\n")[0].split()[1:9]]
-    idle, wait, _, _, stolen = fields[3:8]
-    rest = (idle + wait + stolen) * TICK_NS
-    return Machine(time.monotonic_ns() * (os.cpu_count() or 1) - rest,
+    rest = stolen = 0
+    for line in read("/proc/stat").splitlines():
+        name, *fields = line.split()
+        if name.startswith("cpu") and name[3:].isdigit() \
+                and int(name[3:]) in CORES:
+            rest += sum(int(fields[field]) for field in (3, 4, 7))
+            stolen += int(fields[7])
+    return Machine(time.monotonic_ns() * len(CORES) - rest * TICK_NS,
                    stolen * TICK_NS)
 
 

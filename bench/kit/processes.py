@@ -124,16 +124,11 @@ class Program:
         ended after patience seconds is killed.
         """
         if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(patience)
-            except subprocess.TimeoutExpired:
-                pass
-        stuck = self.process.poll() is None
+            proc.send_signal(self.pid, signal.SIGTERM)
+        stuck = not self.wait(patience)
         if not stuck and patience:
             stuck = not self.end_rest(min(patience, REST_PATIENCE))
-        gone = self.account.close()
-        self.process.wait()
+        gone = self.account.close() and self.wait(REST_PATIENCE)
         proc.started.discard(self.pid)
         if self in running:
             running.remove(self)
@@ -145,16 +140,21 @@ class Program:
             return "did not end on SIGKILL"
         return "did not end on SIGTERM" if stuck else self.own_ending()
 
+    def wait(self, patience):
+        """Wait for the program itself; return whether it has ended."""
+        try:
+            self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def end_rest(self, patience):
         """Send SIGTERM to what is left; return whether it ended on that."""
         limit = time.monotonic() + patience
         signalled: set[int] = set()
-        while pids := self.pids():
+        while pids := self.account.may_end():
             for pid in set(pids) - signalled:
-                try:
-                    os.kill(pid, signal.SIGTERM)
-                except ProcessLookupError:
-                    pass
+                proc.send_signal(pid, signal.SIGTERM)
             signalled |= set(pids)
             proc.reap_orphans()
             if time.monotonic() > limit:

@@ -19,13 +19,15 @@ MEMORY_FROM = 100  # connections; with fewer the growth of the heap dominates
 
 
 def read_rows(path):
-    """Return the rows of a table: numbers as floats, empty cells as None."""
-    rows = []
-    with open(path, encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file, delimiter="\t",
-                                   quoting=csv.QUOTE_NONE):
-            rows.append(typed(line))
-    return rows
+    """Return the rows of a table: numbers as floats, empty cells as None.
+
+    A last row that is cut off, by a full disk or a crash, is left out.
+    """
+    with open(path, encoding="utf-8", errors="replace") as file:
+        lines = file.read().split("\n")[:-1]
+    return [typed(line) for line in csv.DictReader(
+        lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+            if None not in line and None not in line.values()]
 
 
 def typed(line):

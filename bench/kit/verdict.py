@@ -431,25 +431,42 @@ def quality(rows):
                 for name in comparison.names for level in comparison.levels)
     said = []
     if shaky:
-        reasons = results.ordered(
-            reason.rsplit(" ", 2)[0] for row in disturbed
-            for reason in row["disturbed"].split("; "))
-        others = max(row["other_cores"] or 0 for row in disturbed)
-        said.append(f"NOT TRUSTWORTHY: {len(disturbed)} of {len(counted)} "
-                    f"runs were disturbed ({', '.join(reasons)} up to "
-                    f"{others:.1f} cores). Measure again on a quiet machine.")
+        said.append(f"NOT TRUSTWORTHY: {len(disturbed)} of "
+                    f"{runs(len(counted), 'was', 'were')} disturbed "
+                    f"({reasons_of(disturbed)}). Measure again on a quiet "
+                    "machine.")
     if bad:
-        said.append(f"{len(bad)} of {len(counted)} runs are not valid; the "
-                    "figures leave them out.")
+        said.append(f"{len(bad)} of {runs(len(counted), 'is', 'are')} not "
+                    "valid, and in no figure.")
     elif not shaky:
-        said.append(f"All {len(counted)} runs passed all checks.")
+        said.append(f"All of {runs(len(counted), '', '').strip()} passed all "
+                    "checks.")
     again = len(rows) - len(counted)
     if again:
-        said.append(f"{again} more were disturbed or stopped, and were "
-                    "made again.")
+        said.append(f"Besides, {runs(again, 'was', 'were')} disturbed or "
+                    "stopped, and made again.")
     if disturbed and not shaky:
-        said.append(f"{len(disturbed)} were disturbed and are in no figure.")
+        said.append(f"{runs(len(disturbed), 'was', 'were')} disturbed, and "
+                    "is in no figure." if len(disturbed) == 1 else
+                    f"{runs(len(disturbed), 'was', 'were')} disturbed, and "
+                    "are in no figure.")
     return not bad and not shaky, said
+
+
+def runs(count, singular, plural):
+    """Return '1 run was' or 'N runs were'."""
+    return f"1 run {singular}" if count == 1 else f"{count} runs {plural}"
+
+
+def reasons_of(disturbed):
+    """Return what disturbed some runs, each cause at its worst."""
+    worst: dict[str, float] = {}
+    for row in disturbed:
+        for reason in row["disturbed"].split("; "):
+            cause, cores, _ = reason.rsplit(" ", 2)
+            worst[cause] = max(worst.get(cause, 0), float(cores))
+    return ", ".join(f"{cause} up to {cores:.1f} cores"
+                     for cause, cores in worst.items())
 
 
 def terminal(rows, baseline):
