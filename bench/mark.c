@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/types.h>
 
 #define DIGEST_SIZE 16 /* bytes, of which the first half is the mark */
@@ -77,6 +78,15 @@ struct mark_key mark_key_argument(const char *program, const char *option,
         exit(1);
     }
     mark_key_init(&key, bytes, (size_t)len);
+#ifndef __SANITIZE_ADDRESS__ /* it looks for leaks in this process's memory   \
+                              */
+    /* A server of the same user must not read the key from our memory. */
+    if (prctl(PR_SET_DUMPABLE, 0UL) != 0) {
+        fprintf(stderr, "%s: cannot protect the key: %s\n", program,
+                strerror(errno));
+        exit(1);
+    }
+#endif
     return key;
 }
 

@@ -111,6 +111,7 @@ class Account:
         self.name = f"{os.getpid()}-{next(counter)}"
         self.untrusted = untrusted
         self.began = proc.now_ticks()
+        self.root = None  # the command's process
         self.strangers = set()  # roots that the command did not start
         opened.append(self)
 
@@ -123,10 +124,36 @@ class Account:
 
     def enter(self, pid):
         """Note the command's process, once it has been started."""
+        self.root = pid
 
     def own_pids(self):
         """Return the live processes that the command started."""
         raise NotImplementedError
+
+    def related(self, more=()):
+        """Return the live processes that are known by their parents, or by
+        the variable in their environment; more are known already.
+
+        An orphan without the variable of an open account is ours if it can be
+        no other account's.
+        """
+        me = os.getpid()
+        parents = proc.parents()
+        roots = {self.root, *more} & set(parents)
+        names = {account.name for account in opened}
+        alone = self.untrusted and sum(account.untrusted
+                                       for account in opened) == 1
+        for pid, parent in parents.items():
+            if parent == me and pid not in proc.started:
+                name = proc.environment_of(pid).get(VARIABLE)
+                if name == self.name or (alone and name not in names):
+                    roots.add(pid)
+        return proc.descendants(roots, parents)
+
+    def find_strays(self):
+        """Return the live processes that have left a group, and count them as
+        strangers from now on."""
+        return set()
 
     def pids(self):
         """Return all live processes, sorted."""
@@ -199,6 +226,12 @@ class Group(Account):
                 os.path.join(directory, "cgroup.procs")).split()]
         return [pid for pid in found if pid]  # 0 is one that we can't see
 
+    def find_strays(self):
+        members = set(self.own_pids())
+        strays = self.related(members) - members - self.stranger_pids()
+        self.strangers |= strays
+        return strays
+
     def cpu_stat(self):
         words = proc.read(os.path.join(self.path, "cpu.stat")).split()
         return dict(zip(words[::2], words[1::2]))
@@ -213,7 +246,7 @@ class Group(Account):
                        for name, more in zip(names, others)))
 
     def counts_ended(self):
-        return "usage_usec" in self.cpu_stat()
+        return not self.strangers and "usage_usec" in self.cpu_stat()
 
     def kill(self):
         try:
@@ -222,6 +255,7 @@ class Group(Account):
                 file.write("1")  # at once, so that none can fork first
         except OSError:
             pass  # before Linux 5.14
+        self.find_strays()
         return super().kill()
 
     def close(self):
@@ -242,26 +276,5 @@ class Group(Account):
 class Tree(Account):
     """The descendants of the command, and the orphans that we adopted."""
 
-    def __init__(self, untrusted):
-        super().__init__(untrusted)
-        self.root = None
-
-    def enter(self, pid):
-        self.root = pid
-
     def own_pids(self):
-        """Return the live processes, orphans included.
-
-        An orphan without the variable is ours if it can be no other account's.
-        """
-        me = os.getpid()
-        parents = proc.parents()
-        roots = {self.root} if self.root in parents else set()
-        alone = self.untrusted and sum(account.untrusted
-                                       for account in opened) == 1
-        for pid, parent in parents.items():
-            if parent == me and pid not in proc.started:
-                name = proc.environment_of(pid).get(VARIABLE)
-                if name == self.name or (name is None and alone):
-                    roots.add(pid)
-        return proc.descendants(roots, parents)
+        return self.related()

@@ -8,7 +8,8 @@ import argparse
 
 
 def numbers(low, high, kind):
-    """Return a type: numbers from low to high, separated by commas."""
+    """Return a type: different numbers from low to high, separated by
+    commas."""
     def parse(text):
         values = []
         for word in text.split(","):
@@ -20,7 +21,7 @@ def numbers(low, high, kind):
                 raise argparse.ArgumentTypeError(
                     f"{word!r} is not a number from {low} to {high}")
             values.append(value)
-        return values
+        return list(dict.fromkeys(values))
     return parse
 
 

@@ -22,6 +22,7 @@ class Change:
 
     def __init__(self, old, new, baseline):
         self.comparison = new
+        self.lost = lost(old, new)
         common = [name for name in new.names if name in old.names]
         self.baseline = baseline if baseline in common else None
         self.names = sorted(common, key=lambda name: name != self.baseline)
@@ -39,12 +40,15 @@ class Change:
         chance = [value for each in (old, new) if self.baseline for value in
                   pairs_of(each, self.baseline, self.baseline, level,
                            column).values()]
-        floor = Spread(chance, pool) if chance else None
+        floor = Spread(chance) if chance else None
         for name, (before, after) in values.items():
             if before and after:
-                self.ratios[name, level, column] = ratio_of(
-                    Spread(after, pool, others=before),
-                    chance_of(column, len(self.levels)), floor)
+                ratio = ratio_of(Spread(after, before),
+                                 chance_of(column, len(self.levels)), floor,
+                                 pool)
+                if name == self.baseline and column != CPU:
+                    ratio = ratio._replace(word="none")  # the machine's
+                self.ratios[name, level, column] = ratio
 
     def values_of(self, comparison, name, level, column):
         """Return the logarithms of what is compared, of all repetitions."""
@@ -77,6 +81,14 @@ class Change:
                 and abs(math.log(ratio.estimate)) > limit]
 
 
+def lost(old, new):
+    """Return (contender, connections) that have valid runs only in the old
+    comparison."""
+    return [(name, level) for name in old.names for level in old.levels
+            if old.runs(name, level)
+            and not (level in new.levels and new.runs(name, level))]
+
+
 def differences(old, new):
     """Return the differences between two measurements, in words, that would
     explain a change."""
@@ -85,8 +97,8 @@ def differences(old, new):
 
 
 def changes(old, new):
-    """Return the changes between two directories, and what only the new one
-    has.
+    """Return the changes between two directories, and the (path, title) of
+    what only one of them has.
 
     There is a change for each comparison that both have. Raises Failure if
     there is none.
@@ -102,7 +114,9 @@ def changes(old, new):
     common = [key for key in after if key in before
               and set(after[key].names) & set(before[key].names)
               and set(after[key].levels) & set(before[key].levels)]
-    missing = [after[key].title() for key in after if key not in common]
+    missing = [(path, part[key].title())
+               for path, part in ((old, before), (new, after))
+               for key in part if key not in common]
     if not common:
         raise Failure(f"{old} and {new} have no run in common: delay, "
                       "connections, upstream connections and contender must "

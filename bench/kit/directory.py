@@ -5,6 +5,7 @@ A directory is never overwritten. A measurement that was stopped goes on in the
 same one.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -50,6 +51,24 @@ def point_latest(path):
         raise Failure(f"{link}: {error.strerror}") from error
 
 
+def check_latest(parent):
+    """Raise Failure if `latest` is there and no link."""
+    link = os.path.join(parent, LATEST)
+    if os.path.lexists(link) and not os.path.islink(link):
+        raise Failure(f"{link}: is not a link")
+
+
+def lock(path):
+    """Keep a directory to ourselves until we end. Raises Failure if another
+    bench writes to it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise Failure(f"{path}: another bench writes to it") from error
+
+
 def check_new(path, option="--output"):
     """Refuse a directory with results, or with files of something else.
 
@@ -85,7 +104,10 @@ def read_facts(path, name="environment.json"):
     name = os.path.join(path, name)
     try:
         with open(name, encoding="utf-8") as file:
-            return json.load(file)
+            facts = json.load(file)
+        if not isinstance(facts, dict):
+            raise ValueError("is no JSON object")
+        return facts
     except OSError as error:
         raise Failure(f"{name}: {error.strerror}") from error
     except ValueError as error:

@@ -51,6 +51,7 @@ class Measurement:
         self.began = time.monotonic()
         self.runs = 0  # made so far
         self.patience = PATIENCE
+        self.ways: dict[str, str] = {}  # that own servers went upstream
 
     def blocks(self, repetition):
         """Return the blocks of a repetition: lists of plans whose runs are
@@ -62,9 +63,7 @@ class Measurement:
         for delay_ms, concurrency, way in itertools.product(
                 options.delay, options.concurrency, ways or ["-"]):
             here = [contender for contender in self.chosen
-                    if contender.connection == way
-                    or (contender.connection == "-"
-                        and way == (ways or ["-"])[0])]
+                    if way == self.way_of(contender, ways or ["-"])]
             point = concurrency, delay_ms, options.rate
             plans = [Plan(contender, entry, point, repetition)
                      for contender in here for entry in (1, 2)
@@ -72,6 +71,14 @@ class Measurement:
             random.Random(f"{repetition} {point} {way}").shuffle(plans)
             found.append(plans)
         return found
+
+    def way_of(self, contender, ways):
+        """Return the way upstream whose block a contender belongs to: an own
+        server's is known once it has run."""
+        if contender.connection != "-":
+            return contender.connection
+        way = self.ways.get(contender.name)
+        return way if way in ways else ways[0]
 
     def planned(self):
         """Return how many runs are missing; None if that depends on time."""
@@ -101,9 +108,7 @@ class Measurement:
     def count_calls(self, tracer):
         """Count the system calls per request of each contender."""
         options = self.options
-        levels = options.concurrency
-        if options.quick:
-            levels = [level for level in levels if level <= 10][-1:]
+        levels = options.concurrency[-1 if options.quick else 0:]
         for contender in self.chosen if tracer else ():
             found = {level: calls.count(self.settings, tracer, contender,
                                         level, options.delay[0])
@@ -152,6 +157,7 @@ class Measurement:
                        comparison.delay_ms)
                       for name in each.names for level in each.levels
                       if name != each.baseline
+                      and each.get(name, level, verdict.CPU)
                       and each.width(name, level) > self.options.until}
         return found
 
@@ -211,6 +217,7 @@ class Measurement:
         finally:
             settings.duration, settings.warmup = duration, warmup
             row["valid"] = not row["why"]
+            self.ways[plan.contender.name] = row["upstream_use"]
             self.table.add(row)
         return row
 

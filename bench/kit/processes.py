@@ -14,6 +14,7 @@ import time
 from . import accounts, proc
 
 PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
 REST_PATIENCE = 5  # seconds for what a program leaves to end on SIGTERM
 
@@ -23,6 +24,11 @@ running = []  # each Program that has been started and not yet stopped
 
 class Failure(Exception):
     """Ends the whole measurement; its text is for the user."""
+
+
+def hide_memory():
+    """Have no other process of this user read our memory, which has keys."""
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def adopt_orphans():

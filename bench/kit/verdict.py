@@ -32,9 +32,12 @@ CPU = COMPARED[0][0]
 CHANCE = 0.05  # an interval misses the true ratio this often
 WRONG = 0.03  # how often a contender like the baseline is called different
 SMALLEST = 0.01  # a difference below 1 % is none
-FEW = 5  # with fewer pairs the spread is taken from all contenders together
-POOL_LEAST = 12  # deviations that are enough to tell a spread
+OBVIOUS = 0.5  # a difference beyond what chance did, seen in a few pairs
+FEW = 5  # with fewer pairs there is no interval
+POOL_LEAST = 12  # deviations that tell how far chance goes
+LEAST = {"memory_per_connection_kib": 1.0}  # figures below have no ratio
 TRIMMED = 0.2  # of the pairs, left out at each end: a busy host slows some
+UNTRUSTED = "NOT TRUSTWORTHY"
 RESAMPLES = 2000
 NAME = 20  # columns for a name
 CELL = 12  # columns for a figure
@@ -91,32 +94,18 @@ class Spread:
     With others, the same of the difference between the two means.
     """
 
-    def __init__(self, values, pool, others=()):
+    def __init__(self, values, others=()):
         self.size = min(len(values), len(others) or len(values))
-        self.expand = self.size >= FEW
-        self.few = not self.expand and len(pool) < POOL_LEAST
+        self.few = self.size < FEW
         self.mean, self.means = 0.0, numpy.zeros(RESAMPLES)
         self.errors = []  # of each mean: its variance, of how many values
         for seed, sign, each in (1, 1, values), (2, -1, others):
             if len(each):
                 array = numpy.array(each)
                 self.mean += sign * float(trimmed_mean(array))
-                self.means += sign * self.resampled(array, pool, seed)
+                self.means += sign * trimmed_mean(
+                    array[resampling(len(each), seed)])
                 self.errors.append(squared_error(array))
-
-    def resampled(self, values, pool, seed):
-        """Return the trimmed means of resamples of the values.
-
-        With few values, resamples of the pool of deviations are added to them.
-        """
-        size = len(values)
-        if self.expand:
-            return trimmed_mean(values[resampling(size, seed)])
-        if self.few:
-            return numpy.zeros(RESAMPLES)
-        chosen = numpy.random.default_rng((size, seed)).choice(
-            numpy.concatenate([pool, -pool]), (RESAMPLES, size))
-        return trimmed_mean(values) + trimmed_mean(chosen)
 
     def interval(self, chance):
         """Return the interval that misses the true mean by this chance.
@@ -125,11 +114,9 @@ class Spread:
         this (Hesterberg 2015, section 5.3) it is as wide as Student's would
         be.
         """
-        tail = chance / 2
-        if self.expand:
-            tail = statistics.NormalDist().cdf(
-                -math.sqrt(self.size / (self.size - 1)) *
-                t_quantile(1 - tail, self.size - 1))
+        tail = statistics.NormalDist().cdf(
+            -math.sqrt(self.size / (self.size - 1)) *
+            t_quantile(1 - chance / 2, self.size - 1))
         low, high = numpy.quantile(self.means, (tail, 1 - tail))
         return float(low), float(high)
 
@@ -137,14 +124,14 @@ class Spread:
         """Return whether the true mean is not 0, wrong by this chance.
 
         This is Yuen's test. With few values it keeps to a small chance, which
-        the bootstrap can't.
+        the bootstrap can't. The interval must exclude 0 as well.
         """
-        if not self.expand:
-            low, high = self.interval(chance)
-            return low > 0 or high < 0
+        low, high = self.interval(CHANCE)
+        if low <= 0 <= high:
+            return False
         error = math.sqrt(sum(square for square, _ in self.errors))
         if error == 0:
-            return self.mean != 0
+            return True
         # Welch's degrees of freedom; those of one set if there is only one
         freedom = error ** 4 / sum(square ** 2 / (kept - 1)
                                    for square, kept in self.errors if square)
@@ -153,12 +140,19 @@ class Spread:
 
 
 def logarithms(comparison, name, level, column):
-    """Return the logarithms of a figure, by repetition and entry."""
+    """Return the logarithms of a figure, by repetition and entry.
+
+    There are none if it is not above its least value in all runs: the memory
+    of a server may even shrink as clients come.
+    """
     found: dict[float, dict] = collections.defaultdict(dict)
     for row in comparison.runs(name, level):
         value = comparison.figure(row, column)
-        if value and value > 0:
-            found[row["repetition"]][row.get("entry") or 1] = math.log(value)
+        if value is None:
+            continue
+        if value <= LEAST.get(column, 0):
+            return {}
+        found[row["repetition"]][row.get("entry") or 1] = math.log(value)
     return found
 
 
@@ -199,24 +193,30 @@ def chance_of(column, levels):
     return WRONG / 2 / levels / others
 
 
-def ratio_of(spread, chance, floor):
+def ratio_of(spread, chance, floor, pool):
     """Return the ratio with this spread of logarithms.
 
     It is called more or less only if a test says so that is wrong with this
     chance, and if it is further from 1 than SMALLEST and than the baseline's
-    ratio to itself, the floor.
+    ratio to itself, the floor. A few pairs have no interval. Then it must be
+    further from 1, by OBVIOUS, than any deviation in the pool.
     """
-    if spread.few:
-        return Ratio(math.exp(spread.mean), None, None, spread.size, "few")
-    low, high = spread.interval(CHANCE)
+    word = "none"
     least = math.log1p(SMALLEST)
+    low = high = None
+    if spread.few:
+        least = math.inf
+        if spread.size > 1 and len(pool) >= POOL_LEAST:
+            least = math.log1p(OBVIOUS) + float(numpy.abs(pool).max())
+        real, word = True, "few"
+    else:
+        low, high = (math.exp(bound) for bound in spread.interval(CHANCE))
+        real = spread.excludes_zero(chance)
     if floor is not None:
         least = max(least, abs(floor.mean))
-    word = "none"
-    if abs(spread.mean) > least and spread.excludes_zero(chance):
+    if real and abs(spread.mean) > least:
         word = "more" if spread.mean > 0 else "less"
-    return Ratio(math.exp(spread.mean), math.exp(low), math.exp(high),
-                 spread.size, word)
+    return Ratio(math.exp(spread.mean), low, high, spread.size, word)
 
 
 class Verdict:
@@ -238,18 +238,19 @@ class Verdict:
 
     def judge(self, pairs):
         """Return the ratio of each (name, level, column) that has pairs."""
-        spreads = {}
+        spreads, pools = {}, {}
         for level, (column, _) in itertools.product(self.levels,
                                                     self.figures):
             keys = [key for key in pairs if key[1:] == (level, column)]
-            pool = deviations([pairs[key] for key in keys])
-            spreads.update({key: Spread(pairs[key], pool) for key in keys})
+            pools[level, column] = deviations([pairs[key] for key in keys])
+            spreads.update({key: Spread(pairs[key]) for key in keys})
         found = {}
         for key, spread in spreads.items():
             name, level, column = key
             floor = spreads.get((self.baseline, level, column))
             found[key] = ratio_of(spread, chance_of(column, len(self.levels)),
-                                  None if name == self.baseline else floor)
+                                  None if name == self.baseline else floor,
+                                  pools[level, column])
         return found
 
     def get(self, name, level, column):
@@ -304,15 +305,20 @@ def sentence(verdict, name):
         return f"{who}: no valid pair of runs to compare"
     level, ratio = found
     where = f"CPU per request at {results.connections(level)}"
+    made = verdict.comparison.made[name, level]
+    bad = sum(row["valid"] != "yes" for row in made)
+    but = f"; {bad} of its {len(made)} runs are not valid" if bad else ""
     if ratio.word == "few":
         return f"{who}: {number(ratio)} of {baseline}'s {where}, but too " \
-               "few runs to tell"
-    between = f"{ratio.low:.2f} to {ratio.high:.2f}"
+               f"few runs to tell{but}"
+    between = f"from {ratio.pairs} repetitions"
+    if ratio.low is not None:
+        between = f"{ratio.low:.2f} to {ratio.high:.2f}"
     if ratio.word == "none":
         return f"{who}: no difference from {baseline} in {where} " \
-               f"({number(ratio)}, {between})"
+               f"({number(ratio)}, {between}){but}"
     return f"{who}: {number(ratio)} of {baseline}'s {where} ({between}): " \
-           f"{ratio.word}"
+           f"{ratio.word}{but}"
 
 
 def shorten(name, width):
@@ -431,7 +437,7 @@ def quality(rows):
                 for name in comparison.names for level in comparison.levels)
     said = []
     if shaky:
-        said.append(f"NOT TRUSTWORTHY: {len(disturbed)} of "
+        said.append(f"{UNTRUSTED}: {len(disturbed)} of "
                     f"{runs(len(counted), 'was', 'were')} disturbed "
                     f"({reasons_of(disturbed)}). Measure again on a quiet "
                     "machine.")
@@ -472,6 +478,10 @@ def reasons_of(disturbed):
 def terminal(rows, baseline):
     """Return the whole verdict as lines for a terminal."""
     lines = []
+    for comparison in results.comparisons_of(rows):
+        if baseline not in comparison.names:
+            lines += wrap(f"{baseline} has no runs to compare with: "
+                          f"{comparison.title()}.", 0)
     for verdict in verdicts_of(rows, baseline):
         lines += [*terminal_table(
             verdict, terminal_heading(verdict),
