@@ -445,8 +445,8 @@ def quality(rows):
         said.append(f"{len(bad)} of {runs(len(counted), 'is', 'are')} not "
                     "valid, and in no figure.")
     elif not shaky:
-        said.append(f"All of {runs(len(counted), '', '').strip()} passed all "
-                    "checks.")
+        said.append(f"{'All ' if len(counted) > 1 else ''}"
+                    f"{runs(len(counted), 'has', 'have')} passed all checks.")
     again = len(rows) - len(counted)
     if again:
         said.append(f"Besides, {runs(again, 'was', 'were')} disturbed or "
