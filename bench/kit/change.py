@@ -5,8 +5,7 @@ import math
 
 from . import directory, environment, results
 from .processes import Failure
-from .verdict import (COMPARED, CPU, Spread, chance_of, deviations, pairs_of,
-                      ratio_of)
+from .verdict import COMPARED, CPU, Spread, chance_of, pairs_of, ratio_of
 
 WORSE = {"throughput_per_s": "less"}  # for all other figures it is more
 KIT = ("load_cpu_per_request_us", "upstream_cpu_per_request_us")
@@ -36,7 +35,6 @@ class Change:
         """Add the ratios of a figure."""
         values = {name: [self.values_of(each, name, level, column)
                          for each in (old, new)] for name in self.names}
-        pool = deviations([each for both in values.values() for each in both])
         chance = [value for each in (old, new) if self.baseline for value in
                   pairs_of(each, self.baseline, self.baseline, level,
                            column).values()]
@@ -44,8 +42,7 @@ class Change:
         for name, (before, after) in values.items():
             if before and after:
                 ratio = ratio_of(Spread(after, before),
-                                 chance_of(column, len(self.levels)), floor,
-                                 pool)
+                                 chance_of(column, len(self.levels)), floor)
                 if name == self.baseline and column != CPU:
                     ratio = ratio._replace(word="none")  # the machine's
                 self.ratios[name, level, column] = ratio

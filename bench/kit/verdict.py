@@ -32,9 +32,7 @@ CPU = COMPARED[0][0]
 CHANCE = 0.05  # an interval misses the true ratio this often
 WRONG = 0.03  # how often a contender like the baseline is called different
 SMALLEST = 0.01  # a difference below 1 % is none
-OBVIOUS = 0.5  # a difference beyond what chance did, seen in a few pairs
-FEW = 5  # with fewer pairs there is no interval
-POOL_LEAST = 12  # deviations that tell how far chance goes
+BOOTSTRAP_LEAST = 5  # pairs; fewer have too few different resamples
 LEAST = {"memory_per_connection_kib": 1.0}  # figures below have no ratio
 TRIMMED = 0.2  # of the pairs, left out at each end: a busy host slows some
 UNTRUSTED = "NOT TRUSTWORTHY"
@@ -96,24 +94,39 @@ class Spread:
 
     def __init__(self, values, others=()):
         self.size = min(len(values), len(others) or len(values))
-        self.few = self.size < FEW
         self.mean, self.means = 0.0, numpy.zeros(RESAMPLES)
-        self.errors = []  # of each mean: its variance, of how many values
+        variances = []  # of each mean, and of how many values
         for seed, sign, each in (1, 1, values), (2, -1, others):
             if len(each):
                 array = numpy.array(each)
                 self.mean += sign * float(trimmed_mean(array))
                 self.means += sign * trimmed_mean(
                     array[resampling(len(each), seed)])
-                self.errors.append(squared_error(array))
+                variances.append(squared_error(array))
+        self.error = math.sqrt(sum(square for square, _ in variances))
+        # Welch's degrees of freedom; those of one set if there is only one
+        self.freedom = self.error and round(self.error ** 4 / sum(
+            square ** 2 / (kept - 1) for square, kept in variances if square),
+            1)
+
+    def margin(self, chance):
+        """Return how far off the mean may be, but by this chance.
+
+        This is Yuen's: Student's for trimmed means.
+        """
+        return self.error and \
+            self.error * t_quantile(1 - chance / 2, self.freedom)
 
     def interval(self, chance):
         """Return the interval that misses the true mean by this chance.
 
         The percentile interval of a few values is too narrow. Expanded like
         this (Hesterberg 2015, section 5.3) it is as wide as Student's would
-        be.
+        be. Even fewer values have too few resamples, and get Student's.
         """
+        if self.size < BOOTSTRAP_LEAST:
+            margin = self.margin(chance)
+            return self.mean - margin, self.mean + margin
         tail = statistics.NormalDist().cdf(
             -math.sqrt(self.size / (self.size - 1)) *
             t_quantile(1 - chance / 2, self.size - 1))
@@ -123,20 +136,11 @@ class Spread:
     def excludes_zero(self, chance):
         """Return whether the true mean is not 0, wrong by this chance.
 
-        This is Yuen's test. With few values it keeps to a small chance, which
-        the bootstrap can't. The interval must exclude 0 as well.
+        With few values Yuen's test keeps to a small chance, which the
+        bootstrap can't. The interval must exclude 0 as well.
         """
         low, high = self.interval(CHANCE)
-        if low <= 0 <= high:
-            return False
-        error = math.sqrt(sum(square for square, _ in self.errors))
-        if error == 0:
-            return True
-        # Welch's degrees of freedom; those of one set if there is only one
-        freedom = error ** 4 / sum(square ** 2 / (kept - 1)
-                                   for square, kept in self.errors if square)
-        return abs(self.mean) / error > t_quantile(1 - chance / 2,
-                                                   round(freedom, 1))
+        return not low <= 0 <= high and abs(self.mean) > self.margin(chance)
 
 
 def logarithms(comparison, name, level, column):
@@ -172,18 +176,6 @@ def pairs_of(comparison, baseline, name, level, column):
             if repetition in base}
 
 
-def deviations(many):
-    """Return how values deviate from their mean, of all sets of two or
-    more."""
-    found: list[float] = []
-    for values in many:
-        if len(values) > 1:
-            mean = statistics.fmean(values)
-            scale = math.sqrt(len(values) / (len(values) - 1))
-            found += [(value - mean) * scale for value in values]
-    return numpy.array(found)
-
-
 def chance_of(column, levels):
     """Return how often a figure may be called different wrongly.
 
@@ -193,30 +185,24 @@ def chance_of(column, levels):
     return WRONG / 2 / levels / others
 
 
-def ratio_of(spread, chance, floor, pool):
+def ratio_of(spread, chance, floor):
     """Return the ratio with this spread of logarithms.
 
     It is called more or less only if a test says so that is wrong with this
     chance, and if it is further from 1 than SMALLEST and than the baseline's
-    ratio to itself, the floor. A few pairs have no interval. Then it must be
-    further from 1, by OBVIOUS, than any deviation in the pool.
+    ratio to itself, the floor.
     """
-    word = "none"
+    if spread.size < 2:
+        return Ratio(math.exp(spread.mean), None, None, spread.size, "few")
+    low, high = spread.interval(CHANCE)
     least = math.log1p(SMALLEST)
-    low = high = None
-    if spread.few:
-        least = math.inf
-        if spread.size > 1 and len(pool) >= POOL_LEAST:
-            least = math.log1p(OBVIOUS) + float(numpy.abs(pool).max())
-        real, word = True, "few"
-    else:
-        low, high = (math.exp(bound) for bound in spread.interval(CHANCE))
-        real = spread.excludes_zero(chance)
     if floor is not None:
         least = max(least, abs(floor.mean))
-    if real and abs(spread.mean) > least:
+    word = "none"
+    if abs(spread.mean) > least and spread.excludes_zero(chance):
         word = "more" if spread.mean > 0 else "less"
-    return Ratio(math.exp(spread.mean), low, high, spread.size, word)
+    return Ratio(math.exp(spread.mean), math.exp(low), math.exp(high),
+                 spread.size, word)
 
 
 class Verdict:
@@ -238,19 +224,18 @@ class Verdict:
 
     def judge(self, pairs):
         """Return the ratio of each (name, level, column) that has pairs."""
-        spreads, pools = {}, {}
+        spreads = {}
         for level, (column, _) in itertools.product(self.levels,
                                                     self.figures):
-            keys = [key for key in pairs if key[1:] == (level, column)]
-            pools[level, column] = deviations([pairs[key] for key in keys])
-            spreads.update({key: Spread(pairs[key]) for key in keys})
+            spreads.update({key: Spread(values)
+                            for key, values in pairs.items()
+                            if key[1:] == (level, column)})
         found = {}
         for key, spread in spreads.items():
             name, level, column = key
             floor = spreads.get((self.baseline, level, column))
             found[key] = ratio_of(spread, chance_of(column, len(self.levels)),
-                                  None if name == self.baseline else floor,
-                                  pools[level, column])
+                                  None if name == self.baseline else floor)
         return found
 
     def get(self, name, level, column):
@@ -311,9 +296,7 @@ def sentence(verdict, name):
     if ratio.word == "few":
         return f"{who}: {number(ratio)} of {baseline}'s {where}, but too " \
                f"few runs to tell{but}"
-    between = f"from {ratio.pairs} repetitions"
-    if ratio.low is not None:
-        between = f"{ratio.low:.2f} to {ratio.high:.2f}"
+    between = f"{ratio.low:.2f} to {ratio.high:.2f}"
     if ratio.word == "none":
         return f"{who}: no difference from {baseline} in {where} " \
                f"({number(ratio)}, {between}){but}"
