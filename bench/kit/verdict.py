@@ -12,6 +12,7 @@ import functools
 import html
 import itertools
 import math
+import re
 import statistics
 
 import numpy
@@ -452,9 +453,11 @@ def reasons_of(disturbed):
     worst: dict[str, float] = {}
     for row in disturbed:
         for reason in row["disturbed"].split("; "):
-            cause, cores, _ = reason.rsplit(" ", 2)
-            worst[cause] = max(worst.get(cause, 0), float(cores))
-    return ", ".join(f"{cause} up to {cores:.1f} cores"
+            found = re.fullmatch(r"(.*) ([\d.]+) cores", reason)
+            cause, cores = (found[1], float(found[2])) if found \
+                else (reason, 0.0)
+            worst[cause] = max(worst.get(cause, 0.0), cores)
+    return ", ".join(f"{cause} up to {cores:.1f} cores" if cores else cause
                      for cause, cores in worst.items())
 
 
