@@ -159,7 +159,7 @@ table.ratios td small{color:var(--faint);font-weight:400}
 table.ratios tr.base td{font-weight:400}
 table.ratios td.real{font-weight:700}
 table.ratios td:last-child,table.ratios thead th:last-child{text-align:left;
-white-space:normal;min-width:8em;padding-left:1.2em}
+white-space:normal;min-width:16em;padding-left:1.2em}
 table.facts{white-space:normal}
 table.facts td{text-align:left;white-space:normal;overflow-wrap:anywhere;
 vertical-align:top}

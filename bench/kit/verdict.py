@@ -399,9 +399,10 @@ def html_section(rows, baseline):
         f"<p>Each figure divided by {html.escape(baseline)}’s in the same "
         "repetition, with the interval that has the true ratio in 95 of 100 "
         "measurements. Bold: it differs from 1 by more than "
-        f"{html.escape(baseline)} differs from itself (“again”), and by "
-        "more than 1 %. Less CPU, latency and memory is better; more "
-        "requests are.</p>")
+        f"{html.escape(baseline)} differs from itself (“again”), by more "
+        "than 1 %, and more than is due to chance: among so many figures some "
+        "intervals exclude 1 by chance alone. Less CPU, latency and memory is "
+        "better; more requests are.</p>")
     for verdict in found:
         parts.append(f"<h3>{html.escape(verdict.comparison.title())}</h3>")
         parts.append("<ul>" + "".join(
