@@ -83,7 +83,7 @@ $(BUILD)/%.o: %.c $(FLAGS)
 
 # The measuring kit.
 
-KIT = $(addprefix $(BUILD)/,upstream load pool)
+KIT = $(addprefix $(BUILD)/,upstream load pool green.so)
 PEERS = $(addprefix $(BUILD)/peers/,bare events processes $(if $(shell \
 	command -v go),goroutines))
 
@@ -102,6 +102,13 @@ $(BUILD)/bench/mark.o: private REQUIRED += $(call pkg,--cflags,libsodium)
 
 $(BUILD)/pool: $(addprefix $(BUILD)/bench/,pool.o arguments.o) $(LIB)
 	$(LINK)
+
+# Preloaded, it runs the threads of a program as coroutines.
+GREEN_OBJECTS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard bench/green/*.c))
+$(GREEN_OBJECTS): private REQUIRED += -fPIC -fvisibility=hidden \
+	-ftls-model=initial-exec
+$(BUILD)/green.so: $(GREEN_OBJECTS)
+	$(LINK) -shared -ldl
 
 $(PEERS): | $(BUILD)/peers
 $(BUILD)/peers:
@@ -179,8 +186,10 @@ coverage:
 
 # Everything that is read rather than run.
 
-SOURCES = $(wildcard *.c lib/*.c bench/*.c bench/peers/*.c tests/*.c)
-HEADERS = $(wildcard *.h lib/*.h bench/*.h bench/peers/*.h tests/*.h)
+SOURCES = $(wildcard *.c lib/*.c bench/*.c bench/green/*.c bench/peers/*.c \
+	tests/*.c)
+HEADERS = $(wildcard *.h lib/*.h bench/*.h bench/green/*.h bench/peers/*.h \
+	tests/*.h)
 SCRIPTS = $(shell grep -slE '^.!.*sh$$' scripts/* bench/* tests/* .ci/*)
 PYTHON_MODULES = $(wildcard bench/*.py bench/kit/*.py bench/peers/*.py)
 PYTHON_SCRIPTS = $(filter-out %.py,$(shell grep -slE '^.!.*python3$$' \

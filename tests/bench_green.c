@@ -1,0 +1,1069 @@
+/*
+ * bench_green.c - threads as coroutines: each call that green takes over
+ *
+ * The suite runs itself again with build/green.so preloaded. Each test is a
+ * process of its own, and its threads are coroutines, which it asserts.
+ *
+ * SPDX-License-Identifier: MIT
+ */
+#define _GNU_SOURCE /* pipe2, recursive mutexes, pthread_tryjoin_np */
+#include "command.h"
+#include "harness.h"
+
+#include <arpa/inet.h>
+#include <check.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <threads.h>
+#include <time.h>
+#include <unistd.h>
+
+#define TIMEOUT_MS 40
+#define SLACK_MS 5 /* that a rounded time may be short by */
+#define MANY 50
+#define BIG (1 << 20)
+
+static pthread_t spawn(void *(*start)(void *), void *argument)
+{
+    pthread_t thread;
+    ck_assert_int_eq(pthread_create(&thread, NULL, start, argument), 0);
+    return thread;
+}
+
+static void *join(pthread_t thread)
+{
+    void *result = NULL;
+    ck_assert_int_eq(pthread_join(thread, &result), 0);
+    return result;
+}
+
+/* Returns the number of the system's threads in this process. */
+static int os_threads(void)
+{
+    char line[256];
+    int threads = 0;
+    FILE *file = fopen("/proc/self/status", "re");
+
+    ck_assert_ptr_nonnull(file);
+    while (fgets(line, sizeof line, file) != NULL)
+        if (sscanf(line, "Threads: %d", &threads) == 1)
+            break;
+    (void)fclose(file);
+    return threads;
+}
+
+static void sleep_ms(long ms)
+{
+    ck_assert_int_eq(
+        nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000}, NULL),
+        0);
+}
+
+/* Counts while others wait: it runs if they do not stop the carrier. */
+struct ticker {
+    atomic_bool over;
+    int ticks;
+    pthread_t thread;
+};
+
+static void *tick(void *argument)
+{
+    struct ticker *ticker = argument;
+
+    while (!ticker->over) {
+        ticker->ticks++;
+        sleep_ms(1);
+    }
+    return NULL;
+}
+
+static void ticker_start(struct ticker *ticker)
+{
+    *ticker = (struct ticker){.over = false};
+    ticker->thread = spawn(tick, ticker);
+}
+
+/* The others must have run meanwhile, in the one thread that there is. */
+static void ticker_end(struct ticker *ticker)
+{
+    ck_assert_int_eq(os_threads(), 1);
+    ticker->over = true;
+    join(ticker->thread);
+    ck_assert_int_ge(ticker->ticks, 3);
+}
+
+static void stream_pair(int pair[2])
+{
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair),
+                     0);
+}
+
+/* Makes a TCP connection. */
+static void tcp_pair(int pair[2])
+{
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof address;
+    int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    ck_assert_int_ge(listener, 0);
+    ck_assert_int_eq(
+        bind(listener, (struct sockaddr *)&address, sizeof address), 0);
+    ck_assert_int_eq(getsockname(listener, (struct sockaddr *)&address, &size),
+                     0);
+    ck_assert_int_eq(listen(listener, 1), 0);
+    pair[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert_int_eq(
+        connect(pair[0], (struct sockaddr *)&address, sizeof address), 0);
+    pair[1] = accept(listener, NULL, NULL);
+    ck_assert_int_ge(pair[1], 0);
+    close(listener);
+}
+
+static void *return_argument(void *argument)
+{
+    return argument;
+}
+
+/*
+ * Threads
+ */
+
+static sem_t gate;
+
+static void *wait_at_gate(void *argument)
+{
+    ck_assert_int_eq(sem_wait(&gate), 0);
+    return argument;
+}
+
+START_TEST(test_threads_share_one_of_the_system)
+{
+    pthread_t threads[MANY];
+
+    ck_assert_int_eq(sem_init(&gate, 0, 0), 0);
+    for (long i = 0; i < MANY; i++)
+        threads[i] = spawn(wait_at_gate, (void *)i);
+    ck_assert_int_eq(os_threads(), 1);
+    for (int i = 0; i < MANY; i++)
+        sem_post(&gate);
+    for (long i = 0; i < MANY; i++)
+        ck_assert_ptr_eq(join(threads[i]), (void *)i);
+}
+END_TEST
+
+static int run_outside(void *argument)
+{
+    (void)argument;
+    struct timespec now = {0, 1000000};
+    nanosleep(&now, NULL); /* the plain call */
+    return sem_post(&gate);
+}
+
+START_TEST(test_a_librarys_thread_stays_one_and_can_post)
+{
+    thrd_t outside;
+    struct ticker ticker;
+
+    ck_assert_int_eq(sem_init(&gate, 0, 0), 0);
+    ticker_start(&ticker);
+    for (int i = 0; i < 5; i++) {
+        ck_assert_int_eq(thrd_create(&outside, run_outside, NULL),
+                         thrd_success);
+        ck_assert_int_eq(os_threads(), 2);
+        ck_assert_int_eq(sem_wait(&gate), 0);
+        ck_assert_int_eq(thrd_join(outside, NULL), thrd_success);
+    }
+    ticker_end(&ticker);
+}
+END_TEST
+
+START_TEST(test_join_detach_and_exit)
+{
+    pthread_t ended = spawn(return_argument, &gate);
+    pthread_attr_t attr;
+
+    sched_yield();
+    ck_assert_ptr_eq(join(ended), &gate); /* it has ended before */
+    ck_assert_ptr_eq(join(spawn(return_argument, &attr)), &attr);
+    pthread_t detached = spawn(wait_at_gate, NULL);
+    ck_assert_int_eq(sem_init(&gate, 0, 1), 0);
+    ck_assert_int_eq(pthread_detach(detached), 0);
+    ck_assert_int_eq(pthread_detach(detached), EINVAL);
+    ck_assert_int_eq(pthread_join(detached, NULL), EINVAL);
+    ck_assert_int_eq(pthread_attr_init(&attr), 0);
+    ck_assert_int_eq(
+        pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED), 0);
+    ck_assert_int_eq(pthread_create(&detached, &attr, wait_at_gate, NULL), 0);
+    ck_assert_int_eq(pthread_join(detached, NULL), EINVAL);
+    sem_post(&gate);
+    sem_post(&gate);
+    sched_yield();
+}
+END_TEST
+
+static void *exit_early(void *argument)
+{
+    ck_assert(!pthread_equal(pthread_self(), *(pthread_t *)argument));
+    ck_assert_int_eq(pthread_join(pthread_self(), NULL), EDEADLK);
+    pthread_exit(&gate);
+}
+
+START_TEST(test_self_is_ones_own_and_exit_returns_a_value)
+{
+    pthread_t self = pthread_self();
+    pthread_t thread = spawn(exit_early, &self);
+
+    ck_assert_ptr_eq(join(thread), &gate);
+    ck_assert(pthread_equal(pthread_self(), self));
+}
+END_TEST
+
+static pthread_key_t key;
+static int destroyed;
+
+static void destroy(void *value)
+{
+    destroyed += *(int *)value;
+}
+
+static void *keep_value(void *argument)
+{
+    ck_assert_ptr_null(pthread_getspecific(key));
+    ck_assert_int_eq(pthread_setspecific(key, argument), 0);
+    sleep_ms(2);
+    ck_assert_ptr_eq(pthread_getspecific(key), argument);
+    return NULL;
+}
+
+START_TEST(test_values_of_keys_are_a_threads_own)
+{
+    int values[] = {1, 20, 300};
+    pthread_t threads[2];
+
+    ck_assert_int_eq(pthread_key_create(&key, destroy), 0);
+    for (int i = 0; i < 2; i++)
+        threads[i] = spawn(keep_value, &values[i]);
+    ck_assert_int_eq(pthread_setspecific(key, &values[2]), 0);
+    for (int i = 0; i < 2; i++)
+        join(threads[i]);
+    ck_assert_ptr_eq(pthread_getspecific(key), &values[2]);
+    ck_assert_int_eq(destroyed, 21);
+    ck_assert_int_eq(pthread_key_delete(key), 0);
+}
+END_TEST
+
+static void *keep_errno(void *argument)
+{
+    errno = *(int *)argument;
+    for (int i = 0; i < 5; i++) {
+        sleep_ms(1);
+        ck_assert_int_eq(errno, *(int *)argument);
+        sched_yield();
+        ck_assert_int_eq(errno, *(int *)argument);
+    }
+    return NULL;
+}
+
+START_TEST(test_errno_is_a_threads_own)
+{
+    int values[] = {EPERM, ENOENT, ESRCH};
+    pthread_t threads[3];
+
+    for (int i = 0; i < 3; i++)
+        threads[i] = spawn(keep_errno, &values[i]);
+    for (int i = 0; i < 3; i++)
+        join(threads[i]);
+}
+END_TEST
+
+static volatile char deepest;
+
+/* Uses more and more of the stack, and cannot be turned into a loop. */
+static int recurse(int depth) /* NOLINT(misc-no-recursion) */
+{
+    char frame[512];
+
+    memset(frame, depth, sizeof frame);
+    deepest = frame[depth % 512];
+    return depth == 0 ? 0 : recurse(depth - 1) + deepest;
+}
+
+static void *overflow(void *argument)
+{
+    (void)argument;
+    recurse(1 << 20);
+    return NULL;
+}
+
+START_TEST(test_a_stack_that_overflows_says_so)
+{
+    char text[512] = "";
+    int err[2];
+    int status;
+    pthread_attr_t attr;
+    pthread_t thread;
+
+    ck_assert_int_eq(pipe2(err, O_CLOEXEC), 0);
+    pid_t pid = fork();
+    ck_assert_int_ge(pid, 0);
+    if (pid == 0) {
+        dup2(err[1], STDERR_FILENO);
+        pthread_attr_init(&attr);
+        pthread_attr_setstacksize(&attr, 64 * 1024);
+        pthread_create(&thread, &attr, overflow, NULL);
+        pthread_join(thread, NULL);
+        _exit(0);
+    }
+    close(err[1]);
+    ck_assert_int_gt(read(err[0], text, sizeof text - 1), 0);
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+    ck_assert_msg(strstr(text, "green: a coroutine has overflowed its stack"),
+                  "it says: %s", text);
+}
+END_TEST
+
+static void *fork_child(void *argument)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        /* It has this thread alone, and can start others. */
+        sleep_ms(2);
+        _exit(join(spawn(return_argument, &gate)) == &gate ? 7 : 1);
+    }
+    *(pid_t *)argument = pid;
+    return NULL;
+}
+
+START_TEST(test_the_child_of_a_fork_goes_on_alone)
+{
+    struct ticker ticker;
+    pid_t pid = -1;
+    int status = 0;
+
+    ticker_start(&ticker);
+    join(spawn(fork_child, &pid));
+    sleep_ms(TIMEOUT_MS);
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    ck_assert(WIFEXITED(status));
+    ck_assert_int_eq(WEXITSTATUS(status), 7);
+    ticker_end(&ticker);
+}
+END_TEST
+
+/*
+ * Locks
+ */
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
+static int order[MANY];
+static int ordered;
+
+static void *note_order(void *argument)
+{
+    ck_assert_int_eq(pthread_mutex_lock(&mutex), 0);
+    order[ordered++] = *(int *)argument;
+    sleep_ms(1);
+    ck_assert_int_eq(pthread_mutex_unlock(&mutex), 0);
+    return NULL;
+}
+
+START_TEST(test_a_mutex_held_in_a_sleep_stops_only_those_that_want_it)
+{
+    struct ticker ticker;
+    int numbers[5] = {0, 1, 2, 3, 4};
+    pthread_t threads[5];
+
+    ticker_start(&ticker);
+    ck_assert_int_eq(pthread_mutex_lock(&mutex), 0);
+    for (int i = 0; i < 5; i++)
+        threads[i] = spawn(note_order, &numbers[i]);
+    sleep_ms(TIMEOUT_MS);
+    ck_assert_int_eq(ordered, 0);
+    ck_assert_int_eq(pthread_mutex_trylock(&mutex), EBUSY);
+    ck_assert_int_eq(pthread_mutex_unlock(&mutex), 0);
+    for (int i = 0; i < 5; i++)
+        join(threads[i]);
+    for (int i = 0; i < 5; i++)
+        ck_assert_int_eq(order[i], i);
+    ck_assert_int_eq(pthread_mutex_trylock(&mutex), 0);
+    ck_assert_int_eq(pthread_mutex_unlock(&mutex), 0);
+    ticker_end(&ticker);
+}
+END_TEST
+
+static void *greedy(void *argument)
+{
+    int *turns = argument;
+
+    for (int i = 0; i < 20; i++) {
+        pthread_mutex_lock(&mutex);
+        sleep_ms(1);
+        ++*turns;
+        pthread_mutex_unlock(&mutex);
+    }
+    return NULL;
+}
+
+START_TEST(test_who_locks_again_at_once_has_to_queue)
+{
+    int turns = 0;
+    pthread_t thread = spawn(greedy, &turns);
+
+    sched_yield();
+    pthread_mutex_lock(&mutex);
+    ck_assert_int_le(turns, 2);
+    pthread_mutex_unlock(&mutex);
+    join(thread);
+}
+END_TEST
+
+static void *want_owned(void *argument)
+{
+    ck_assert_int_eq(pthread_mutex_trylock(argument), EBUSY);
+    ck_assert_int_eq(pthread_mutex_unlock(argument), EPERM);
+    ck_assert_int_eq(pthread_mutex_lock(argument), 0);
+    ck_assert_int_eq(pthread_mutex_unlock(argument), 0);
+    ck_assert_int_eq(pthread_mutex_unlock(argument), EPERM);
+    return NULL;
+}
+
+START_TEST(test_mutexes_know_their_owner)
+{
+    const int kinds[] = {PTHREAD_MUTEX_RECURSIVE, PTHREAD_MUTEX_ERRORCHECK};
+    pthread_mutexattr_t attr;
+    pthread_mutex_t owned;
+
+    for (int i = 0; i < 2; i++) {
+        pthread_mutexattr_init(&attr);
+        pthread_mutexattr_settype(&attr, kinds[i]);
+        ck_assert_int_eq(pthread_mutex_init(&owned, &attr), 0);
+        ck_assert_int_eq(pthread_mutex_lock(&owned), 0);
+        pthread_t thread = spawn(want_owned, &owned);
+        sleep_ms(2);
+        ck_assert_int_eq(pthread_mutex_lock(&owned), i == 0 ? 0 : EDEADLK);
+        if (i == 0)
+            ck_assert_int_eq(pthread_mutex_unlock(&owned), 0);
+        ck_assert_int_eq(pthread_mutex_unlock(&owned), 0);
+        join(thread);
+        ck_assert_int_eq(pthread_mutex_lock(&owned), 0);
+        ck_assert_int_eq(pthread_mutex_unlock(&owned), 0);
+        ck_assert_int_eq(pthread_mutex_destroy(&owned), 0);
+    }
+}
+END_TEST
+
+static struct timespec time_in(clockid_t clock, long ms)
+{
+    struct timespec time;
+
+    clock_gettime(clock, &time);
+    time.tv_nsec += ms * 1000000;
+    time.tv_sec += time.tv_nsec / 1000000000;
+    time.tv_nsec %= 1000000000;
+    return time;
+}
+
+START_TEST(test_waits_for_a_condition_time_out)
+{
+    const clockid_t clocks[] = {CLOCK_REALTIME, CLOCK_MONOTONIC};
+    pthread_condattr_t attr;
+    struct ticker ticker;
+
+    ticker_start(&ticker);
+    for (int i = 0; i < 2; i++) {
+        pthread_condattr_init(&attr);
+        pthread_condattr_setclock(&attr, clocks[i]);
+        ck_assert_int_eq(pthread_cond_init(&cond, &attr), 0);
+        long long begin = now_ms();
+        struct timespec end = time_in(clocks[i], TIMEOUT_MS);
+        pthread_mutex_lock(&mutex);
+        ck_assert_int_eq(pthread_cond_timedwait(&cond, &mutex, &end),
+                         ETIMEDOUT);
+        ck_assert_int_eq(pthread_mutex_trylock(&mutex), EBUSY);
+        pthread_mutex_unlock(&mutex);
+        ck_assert_int_ge(now_ms() - begin, TIMEOUT_MS - SLACK_MS);
+        ck_assert_int_lt(now_ms() - begin, PATIENCE_MS / 2);
+    }
+    ticker_end(&ticker);
+}
+END_TEST
+
+static void *await_cond(void *argument)
+{
+    pthread_mutex_lock(&mutex);
+    ++*(int *)argument;
+    pthread_cond_wait(&cond, &mutex);
+    ++*(int *)argument;
+    pthread_mutex_unlock(&mutex);
+    return NULL;
+}
+
+START_TEST(test_signal_wakes_one_and_broadcast_all)
+{
+    int count = 0;
+    pthread_t threads[4];
+
+    for (int i = 0; i < 4; i++)
+        threads[i] = spawn(await_cond, &count);
+    sleep_ms(2);
+    ck_assert_int_eq(count, 4);
+    pthread_mutex_lock(&mutex);
+    ck_assert_int_eq(pthread_cond_signal(&cond), 0);
+    pthread_mutex_unlock(&mutex);
+    sleep_ms(2);
+    ck_assert_int_eq(count, 5);
+    ck_assert_int_eq(pthread_cond_broadcast(&cond), 0);
+    for (int i = 0; i < 4; i++)
+        join(threads[i]);
+    ck_assert_int_eq(count, 8);
+}
+END_TEST
+
+START_TEST(test_semaphores_wait_and_time_out)
+{
+    struct ticker ticker;
+    struct timespec end;
+
+    ck_assert_int_eq(sem_init(&gate, 0, 1), 0);
+    ticker_start(&ticker);
+    ck_assert_int_eq(sem_wait(&gate), 0);
+    end = time_in(CLOCK_REALTIME, TIMEOUT_MS);
+    errno = 0;
+    ck_assert_int_eq(sem_timedwait(&gate, &end), -1);
+    ck_assert_int_eq(errno, ETIMEDOUT);
+    pthread_t thread = spawn(wait_at_gate, NULL);
+    sched_yield();
+    ck_assert_int_eq(sem_post(&gate), 0);
+    join(thread);
+    ck_assert_int_eq(sem_trywait(&gate), -1); /* it went to that thread */
+    ticker_end(&ticker);
+}
+END_TEST
+
+/*
+ * Descriptors
+ */
+
+static void set_timeout(int fd, int option)
+{
+    const struct timeval timeout = {0, TIMEOUT_MS * 1000};
+    ck_assert_int_eq(
+        setsockopt(fd, SOL_SOCKET, option, &timeout, sizeof timeout), 0);
+}
+
+START_TEST(test_timeouts_of_sockets_hold)
+{
+    static char data[BIG];
+    struct ticker ticker;
+    int pair[2];
+    char byte;
+
+    for (int tcp = 0; tcp < 2; tcp++) {
+        (tcp ? tcp_pair : stream_pair)(pair);
+        set_timeout(pair[0], SO_RCVTIMEO);
+        ticker_start(&ticker);
+        set_timeout(pair[0], SO_SNDTIMEO);
+        long long begin = now_ms();
+        ck_assert_int_eq(recv(pair[0], &byte, 1, 0), -1);
+        ck_assert_int_eq(errno, EAGAIN);
+        ck_assert_int_ge(now_ms() - begin, TIMEOUT_MS - SLACK_MS);
+        ck_assert_int_lt(now_ms() - begin, PATIENCE_MS / 2);
+        ssize_t sent = 0, n;
+        begin = now_ms();
+        while ((n = send(pair[0], data, sizeof data, 0)) > 0)
+            sent += n;
+        ck_assert_int_eq(errno, EAGAIN);
+        ck_assert_int_gt(sent, 0);
+        ck_assert_int_ge(now_ms() - begin, TIMEOUT_MS - SLACK_MS);
+        ticker_end(&ticker);
+        close(pair[0]);
+        close(pair[1]);
+    }
+}
+END_TEST
+
+struct source {
+    int fd;
+    bool is_socket;
+};
+
+/* Reads all that comes, a little at a time, each time by another call. Returns
+ * how much that was. */
+static void *drain(void *argument)
+{
+    const struct source *source = argument;
+    int fd = source->fd;
+    char data[10000];
+    uintptr_t sum = 0;
+    ssize_t n;
+    int turn = 0;
+
+    do {
+        struct iovec parts[] = {{data, 5000}, {data + 5000, 5000}};
+        struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+        switch (turn++ % (source->is_socket ? 5 : 2)) {
+        case 0:
+            n = read(fd, data, sizeof data);
+            break;
+        case 1:
+            n = readv(fd, parts, 2);
+            break;
+        case 2:
+            n = recv(fd, data, sizeof data, 0);
+            break;
+        case 3:
+            n = recvmsg(fd, &message, 0);
+            break;
+        default:
+            n = recvfrom(fd, data, sizeof data, 0, NULL, NULL);
+        }
+        ck_assert_int_ge(n, 0);
+        sum += (uintptr_t)n;
+    } while (n > 0);
+    return (void *)sum;
+}
+
+START_TEST(test_what_is_sent_arrives_whole)
+{
+    static char data[BIG];
+    struct iovec parts[] = {{data, 10}, {data, BIG - 10}};
+    struct msghdr message = {.msg_iov = parts, .msg_iovlen = 2};
+    int pair[2];
+
+    for (int kind = 0; kind < 3; kind++) {
+        if (kind == 0)
+            stream_pair(pair);
+        else if (kind == 1)
+            tcp_pair(pair);
+        else
+            ck_assert_int_eq(pipe2(pair, O_CLOEXEC), 0);
+        struct source source = {.fd = pair[0], .is_socket = kind < 2};
+        pthread_t thread = spawn(drain, &source);
+        ck_assert_int_eq(os_threads(), 1);
+        ck_assert_int_eq(write(pair[1], data, BIG), BIG);
+        ck_assert_int_eq(writev(pair[1], parts, 2), BIG);
+        size_t sent = 2 * BIG;
+        if (kind < 2) {
+            ck_assert_int_eq(send(pair[1], data, BIG, 0), BIG);
+            ck_assert_int_eq(sendmsg(pair[1], &message, 0), BIG);
+            ck_assert_int_eq(sendto(pair[1], data, BIG, 0, NULL, 0), BIG);
+            sent = 5 * BIG;
+        }
+        close(pair[1]);
+        ck_assert_uint_eq((uintptr_t)join(thread), sent);
+        ck_assert_ptr_eq(parts[1].iov_base, data);
+        close(pair[0]);
+    }
+}
+END_TEST
+
+static void *say_late(void *argument)
+{
+    sleep_ms(TIMEOUT_MS);
+    ck_assert_int_eq(write(*(int *)argument, "x", 1), 1);
+    return NULL;
+}
+
+START_TEST(test_poll_waits_for_several_and_times_out)
+{
+    struct ticker ticker;
+    int pipes[3][2];
+    struct pollfd fds[4] = {[3] = {.fd = -1, .events = POLLIN}};
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    struct epoll_event event = {.events = EPOLLIN, .data.u32 = 5};
+    char byte;
+
+    ticker_start(&ticker);
+    for (int i = 0; i < 3; i++) {
+        if (i == 0)
+            ck_assert_int_eq(pipe2(pipes[i], O_CLOEXEC), 0);
+        else
+            (i == 1 ? stream_pair : tcp_pair)(pipes[i]);
+        fds[i] = (struct pollfd){.fd = pipes[i][0], .events = POLLIN};
+        ck_assert_int_eq(epoll_ctl(epoll, EPOLL_CTL_ADD, pipes[i][0], &event),
+                         0);
+    }
+    for (int i = 0; i < 3; i++) {
+        long long begin = now_ms();
+        ck_assert_int_eq(poll(fds + i, (nfds_t)(4 - i), TIMEOUT_MS), 0);
+        ck_assert_int_ge(now_ms() - begin, TIMEOUT_MS - SLACK_MS);
+        ck_assert_int_eq(poll(fds, 4, 0), 0);
+
+        pthread_t thread = spawn(say_late, &pipes[i][1]);
+        ck_assert_int_eq(poll(fds, 4, PATIENCE_MS), 1);
+        for (int j = 0; j < 3; j++)
+            ck_assert_int_eq(fds[j].revents, i == j ? POLLIN : 0);
+        join(thread);
+        ck_assert_int_eq(read(pipes[i][0], &byte, 1), 1);
+
+        fd_set set;
+        FD_ZERO(&set);
+        for (int j = 0; j < 3; j++)
+            FD_SET(pipes[j][0], &set);
+        thread = spawn(say_late, &pipes[i][1]);
+        ck_assert_int_eq(
+            select(FD_SETSIZE, &set, NULL, NULL, &(struct timeval){9, 0}), 1);
+        ck_assert(FD_ISSET(pipes[i][0], &set));
+        join(thread);
+        ck_assert_int_eq(read(pipes[i][0], &byte, 1), 1);
+
+        ck_assert_int_eq(epoll_wait(epoll, &event, 1, 2), 0);
+        thread = spawn(say_late, &pipes[i][1]);
+        ck_assert_int_eq(epoll_wait(epoll, &event, 1, -1), 1);
+        ck_assert_int_eq(event.data.u32, 5);
+        join(thread);
+        ck_assert_int_eq(read(pipes[i][0], &byte, 1), 1);
+    }
+    ck_assert_int_eq(poll(NULL, 0, 2), 0);
+    ticker_end(&ticker);
+}
+END_TEST
+
+START_TEST(test_the_end_of_a_stream_is_seen)
+{
+    int pair[2];
+    char data[8];
+
+    sem_init(&gate, 0, 0);
+    pthread_t thread = spawn(wait_at_gate, NULL);
+    tcp_pair(pair);
+    for (int early = 0; early < 2; early++) {
+        /* The end comes after a read that got less than it had room for. */
+        struct pollfd input = {.fd = pair[0], .events = POLLIN};
+        ck_assert_int_eq(write(pair[1], "abc", 3), 3);
+        if (early)
+            shutdown(pair[1], SHUT_WR);
+        ck_assert_int_eq(poll(&input, 1, PATIENCE_MS), 1);
+        ck_assert_int_eq(recv(pair[0], data, sizeof data, 0), 3);
+        if (!early)
+            ck_assert_int_eq(poll(&input, 1, 2), 0);
+    }
+    ck_assert_int_eq(recv(pair[0], data, sizeof data, 0), 0);
+    ck_assert_int_eq(recv(pair[0], data, sizeof data, 0), 0);
+    sem_post(&gate);
+    join(thread);
+}
+END_TEST
+
+static void *connect_late(void *argument)
+{
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    sleep_ms(TIMEOUT_MS);
+    ck_assert_int_eq(connect(fd, argument, sizeof(struct sockaddr_in)), 0);
+    close(fd);
+    return NULL;
+}
+
+START_TEST(test_accept_and_connect)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof address;
+    struct ticker ticker;
+    int port;
+    int held = hold_port(&port);
+
+    ticker_start(&ticker);
+    address.sin_port = htons((in_port_t)port);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert_int_eq(connect(fd, (struct sockaddr *)&address, size), -1);
+    ck_assert_int_eq(errno, ECONNREFUSED);
+    ck_assert_int_eq(fcntl(fd, F_GETFL) & O_NONBLOCK, 0);
+    close(fd);
+
+    ck_assert_int_eq(listen(held, 5), 0);
+    pthread_t thread = spawn(connect_late, &address);
+    fd = accept(held, NULL, NULL);
+    ck_assert_int_ge(fd, 0);
+    join(thread);
+    char byte;
+    ck_assert_int_eq(recv(fd, &byte, 1, 0), 0);
+    set_timeout(held, SO_RCVTIMEO);
+    ck_assert_int_eq(accept(held, NULL, NULL), -1);
+    ck_assert_int_eq(errno, EAGAIN);
+    ticker_end(&ticker);
+}
+END_TEST
+
+START_TEST(test_what_is_non_blocking_does_not_wait)
+{
+    int pair[2];
+    char byte;
+    int yes = 1;
+
+    sem_init(&gate, 0, 0);
+    pthread_t thread = spawn(wait_at_gate, NULL);
+    for (int way = 0; way < 4; way++) {
+        if (way == 0)
+            ck_assert_int_eq(
+                socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, pair), 0);
+        else
+            tcp_pair(pair);
+        if (way == 1)
+            ck_assert_int_eq(fcntl(pair[0], F_SETFL, O_NONBLOCK), 0);
+        else if (way == 2)
+            ck_assert_int_eq(ioctl(pair[0], FIONBIO, &yes), 0);
+        ck_assert_int_eq(recv(pair[0], &byte, 1, way == 3 ? MSG_DONTWAIT : 0),
+                         -1);
+        ck_assert_int_eq(errno, EAGAIN);
+        close(pair[0]);
+        close(pair[1]);
+    }
+    sem_post(&gate);
+    join(thread);
+}
+END_TEST
+
+static void *read_closed(void *argument)
+{
+    char byte;
+
+    ck_assert_int_eq(recv(*(int *)argument, &byte, 1, 0), -1);
+    return (void *)(intptr_t)errno;
+}
+
+START_TEST(test_who_waits_for_what_is_closed_fails)
+{
+    int pair[2];
+
+    stream_pair(pair);
+    pthread_t thread = spawn(read_closed, &pair[0]);
+    sched_yield();
+    close(pair[0]);
+    int next[2];
+    stream_pair(next); /* which has the number now */
+    ck_assert_int_eq(next[0], pair[0]);
+    ck_assert_int_eq(write(next[1], "x", 1), 1);
+    ck_assert_int_eq((intptr_t)join(thread), EBADF);
+    char byte = 0;
+    ck_assert_int_eq(recv(next[0], &byte, 1, 0), 1);
+}
+END_TEST
+
+static void *keep_busy(void *argument)
+{
+    int pair[2];
+    char byte = 'x';
+    long turns = 0;
+
+    stream_pair(pair);
+    while (!*(atomic_bool *)argument && ++turns < 10000000) {
+        ck_assert_int_eq(send(pair[0], &byte, 1, 0), 1);
+        ck_assert_int_eq(recv(pair[1], &byte, 1, 0), 1);
+    }
+    return (void *)(intptr_t)(turns < 10000000);
+}
+
+START_TEST(test_one_that_never_waits_lets_others_run)
+{
+    atomic_bool over = false;
+    int pair[2];
+    char byte;
+
+    tcp_pair(pair);
+    pthread_t busy = spawn(keep_busy, &over);
+    pthread_t late = spawn(say_late, &pair[1]);
+    ck_assert_int_eq(recv(pair[0], &byte, 1, 0), 1);
+    over = true;
+    ck_assert_ptr_nonnull(join(busy));
+    join(late);
+}
+END_TEST
+
+/*
+ * Time and signals
+ */
+
+static void *sleep_and_note(void *argument)
+{
+    int ms = *(int *)argument;
+    long long begin = now_ms();
+
+    if (ms % 20 == 0)
+        usleep((useconds_t)ms * 1000);
+    else
+        sleep_ms(ms);
+    ck_assert_int_ge(now_ms() - begin, ms - 1);
+    order[ordered++] = ms;
+    return NULL;
+}
+
+START_TEST(test_sleepers_wake_in_order)
+{
+    int ms[] = {90, 20, 60, 10, 80, 50};
+    const int sorted[] = {10, 20, 50, 60, 80, 90};
+    pthread_t threads[6];
+
+    long long begin = now_ms();
+    for (int i = 0; i < 6; i++)
+        threads[i] = spawn(sleep_and_note, &ms[i]);
+    for (int i = 0; i < 6; i++)
+        join(threads[i]);
+    ck_assert_mem_eq(order, sorted, sizeof sorted);
+    ck_assert_int_lt(now_ms() - begin, 300); /* side by side */
+}
+END_TEST
+
+static void *await_signal(void *argument)
+{
+    int number = 0;
+    ck_assert_int_eq(sigwait(argument, &number), 0);
+    return (void *)(intptr_t)number;
+}
+
+START_TEST(test_waiting_for_a_signal_stops_nobody)
+{
+    struct ticker ticker;
+    sigset_t set;
+    siginfo_t info;
+    const struct timespec soon = {0, TIMEOUT_MS * 1000000};
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    ticker_start(&ticker);
+    for (int way = 0; way < 3; way++) {
+        pthread_t thread = spawn(await_signal, &set);
+        sleep_ms(5);
+        if (way == 0)
+            kill(getpid(), SIGUSR1);
+        else if (way == 1)
+            pthread_kill(thread, SIGUSR1);
+        else
+            raise(SIGUSR1);
+        ck_assert_int_eq((intptr_t)join(thread), SIGUSR1);
+    }
+    ck_assert_int_eq(sigtimedwait(&set, &info, &soon), -1);
+    ck_assert_int_eq(errno, EAGAIN);
+    kill(getpid(), SIGUSR1);
+    ck_assert_int_eq(sigtimedwait(&set, &info, NULL), SIGUSR1);
+    ck_assert_int_eq(info.si_pid, getpid());
+    ticker_end(&ticker);
+}
+END_TEST
+
+static atomic_int handled;
+
+static void handle(int number)
+{
+    handled = number;
+}
+
+START_TEST(test_a_handler_interrupts_main)
+{
+    int pair[2];
+    struct sigaction action = {.sa_handler = handle};
+
+    stream_pair(pair);
+    struct pollfd input = {.fd = pair[0], .events = POLLIN};
+    sigaction(SIGUSR2, &action, NULL);
+    alarm(5);
+    pid_t pid = fork();
+    if (pid == 0) { /* from outside, as the carrier sleeps */
+        let_pass(TIMEOUT_MS);
+        kill(getppid(), SIGUSR2);
+        _exit(0);
+    }
+    sem_init(&gate, 0, 0);
+    pthread_t thread = spawn(wait_at_gate, NULL);
+    ck_assert_int_eq(poll(&input, 1, -1), -1);
+    ck_assert_int_eq(errno, EINTR);
+    ck_assert_int_eq(handled, SIGUSR2);
+    waitpid(pid, NULL, 0);
+    sem_post(&gate);
+    join(thread);
+}
+END_TEST
+
+static Suite *green_suite(void)
+{
+    Suite *suite = suite_create("green");
+    TCase *tcase;
+
+    tcase = tcase_create("threads");
+    tcase_set_timeout(tcase, 30);
+    tcase_add_test(tcase, test_threads_share_one_of_the_system);
+    tcase_add_test(tcase, test_a_librarys_thread_stays_one_and_can_post);
+    tcase_add_test(tcase, test_join_detach_and_exit);
+    tcase_add_test(tcase, test_self_is_ones_own_and_exit_returns_a_value);
+    tcase_add_test(tcase, test_values_of_keys_are_a_threads_own);
+    tcase_add_test(tcase, test_errno_is_a_threads_own);
+    tcase_add_test(tcase, test_a_stack_that_overflows_says_so);
+    tcase_add_test(tcase, test_the_child_of_a_fork_goes_on_alone);
+    suite_add_tcase(suite, tcase);
+
+    tcase = tcase_create("locks");
+    tcase_set_timeout(tcase, 30);
+    tcase_add_test(tcase,
+                   test_a_mutex_held_in_a_sleep_stops_only_those_that_want_it);
+    tcase_add_test(tcase, test_who_locks_again_at_once_has_to_queue);
+    tcase_add_test(tcase, test_mutexes_know_their_owner);
+    tcase_add_test(tcase, test_waits_for_a_condition_time_out);
+    tcase_add_test(tcase, test_signal_wakes_one_and_broadcast_all);
+    tcase_add_test(tcase, test_semaphores_wait_and_time_out);
+    suite_add_tcase(suite, tcase);
+
+    tcase = tcase_create("descriptors");
+    tcase_set_timeout(tcase, 30);
+    tcase_add_test(tcase, test_timeouts_of_sockets_hold);
+    tcase_add_test(tcase, test_what_is_sent_arrives_whole);
+    tcase_add_test(tcase, test_poll_waits_for_several_and_times_out);
+    tcase_add_test(tcase, test_the_end_of_a_stream_is_seen);
+    tcase_add_test(tcase, test_accept_and_connect);
+    tcase_add_test(tcase, test_what_is_non_blocking_does_not_wait);
+    tcase_add_test(tcase, test_who_waits_for_what_is_closed_fails);
+    tcase_add_test(tcase, test_one_that_never_waits_lets_others_run);
+    suite_add_tcase(suite, tcase);
+
+    tcase = tcase_create("time and signals");
+    tcase_set_timeout(tcase, 30);
+    tcase_add_test(tcase, test_sleepers_wake_in_order);
+    tcase_add_test(tcase, test_waiting_for_a_signal_stops_nobody);
+    tcase_add_test(tcase, test_a_handler_interrupts_main);
+    suite_add_tcase(suite, tcase);
+    return suite;
+}
+
+int main(int argc, char **argv)
+{
+    char library[4096];
+
+    (void)argc;
+    if (own_sanitizer() != NULL) {
+        tell_skipped("a sanitizer cannot follow its stacks");
+        return 0;
+    }
+    if (getenv("GREEN_PRELOADED") == NULL) {
+        if (realpath(kit_program("green.so"), library) == NULL) {
+            perror("green.so");
+            return 1;
+        }
+        setenv("LD_PRELOAD", library, 1);
+        setenv("GREEN_PRELOADED", "yes", 1);
+        execv("/proc/self/exe", argv);
+        perror("execv");
+        return 1;
+    }
+    unsetenv("LD_PRELOAD");
+    return run_suite(green_suite()) == 0 ? 0 : 1;
+}
