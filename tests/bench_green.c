@@ -39,6 +39,11 @@
 #define MANY 50
 #define BIG (1 << 20)
 
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
+static int order[MANY];
+static int ordered;
+
 static pthread_t spawn(void *(*start)(void *), void *argument)
 {
     pthread_t thread;
@@ -202,8 +207,17 @@ START_TEST(test_join_detach_and_exit)
     sched_yield();
     ck_assert_ptr_eq(join(ended), &gate); /* it has ended before */
     ck_assert_ptr_eq(join(spawn(return_argument, &attr)), &attr);
+    ck_assert_int_eq(sem_init(&gate, 0, 0), 0);
+    void *result = NULL;
+    const struct timespec past = {0, 0};
+    pthread_t waiting = spawn(wait_at_gate, &mutex);
+    ck_assert_int_eq(pthread_tryjoin_np(waiting, &result), EBUSY);
+    ck_assert_int_eq(pthread_timedjoin_np(waiting, &result, &past), ETIMEDOUT);
+    sem_post(&gate);
+    while (pthread_tryjoin_np(waiting, &result) == EBUSY)
+        continue;
+    ck_assert_ptr_eq(result, &mutex);
     pthread_t detached = spawn(wait_at_gate, NULL);
-    ck_assert_int_eq(sem_init(&gate, 0, 1), 0);
     ck_assert_int_eq(pthread_detach(detached), 0);
     ck_assert_int_eq(pthread_detach(detached), EINVAL);
     ck_assert_int_eq(pthread_join(detached, NULL), EINVAL);
@@ -371,11 +385,6 @@ END_TEST
 /*
  * Locks
  */
-
-static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
-static int order[MANY];
-static int ordered;
 
 static void *note_order(void *argument)
 {

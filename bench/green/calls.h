@@ -35,6 +35,8 @@ typedef void *thread_start(void *);
     X(int, clock_nanosleep,                                                   \
       (clockid_t, int, const struct timespec *, struct timespec *))           \
     X(int, close, (int))                                                      \
+    X(void, closefrom, (int))                                                 \
+    X(int, close_range, (unsigned, unsigned, int))                            \
     X(int, connect, (int, __CONST_SOCKADDR_ARG, socklen_t))                   \
     X(int, dup2, (int, int))                                                  \
     X(int, dup3, (int, int, int))                                             \
@@ -42,6 +44,7 @@ typedef void *thread_start(void *);
     X(int, fclose, (FILE *))                                                  \
     X(int, fcntl, (int, int, ...))                                            \
     X(int, ioctl, (int, unsigned long, ...))                                  \
+    X(int, pclose, (FILE *))                                                  \
     X(int, poll, (struct pollfd *, nfds_t, int))                              \
     X(int, ppoll,                                                             \
       (struct pollfd *, nfds_t, const struct timespec *, const sigset_t *))   \
@@ -58,7 +61,11 @@ typedef void *thread_start(void *);
       (pthread_t *, const pthread_attr_t *, thread_start *, void *))          \
     X(int, pthread_detach, (pthread_t))                                       \
     X(void, pthread_exit, (void *))                                           \
+    X(int, pthread_getaffinity_np, (pthread_t, size_t, cpu_set_t *))          \
     X(int, pthread_getattr_np, (pthread_t, pthread_attr_t *))                 \
+    X(int, pthread_getcpuclockid, (pthread_t, clockid_t *))                   \
+    X(int, pthread_getname_np, (pthread_t, char *, size_t))                   \
+    X(int, pthread_getschedparam, (pthread_t, int *, struct sched_param *))   \
     X(void *, pthread_getspecific, (pthread_key_t))                           \
     X(int, pthread_join, (pthread_t, void **))                                \
     X(int, pthread_key_create, (pthread_key_t *, void (*)(void *)))           \
@@ -77,8 +84,14 @@ typedef void *thread_start(void *);
     X(int, pthread_rwlock_unlock, (pthread_rwlock_t *))                       \
     X(int, pthread_rwlock_wrlock, (pthread_rwlock_t *))                       \
     X(pthread_t, pthread_self, (void))                                        \
+    X(int, pthread_setaffinity_np, (pthread_t, size_t, const cpu_set_t *))    \
     X(int, pthread_setname_np, (pthread_t, const char *))                     \
+    X(int, pthread_setschedparam,                                             \
+      (pthread_t, int, const struct sched_param *))                           \
     X(int, pthread_setspecific, (pthread_key_t, const void *))                \
+    X(int, pthread_timedjoin_np,                                              \
+      (pthread_t, void **, const struct timespec *))                          \
+    X(int, pthread_tryjoin_np, (pthread_t, void **))                          \
     X(ssize_t, read, (int, void *, size_t))                                   \
     X(ssize_t, readv, (int, const struct iovec *, int))                       \
     X(ssize_t, recv, (int, void *, size_t, int))                              \

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdarg.h>
@@ -373,6 +374,27 @@ EXPORT int fclose(FILE *file)
     if (file != NULL)
         descriptor_closing(fileno(file));
     return plain()->fclose(file);
+}
+
+EXPORT int pclose(FILE *file)
+{
+    descriptor_closing(fileno(file));
+    return plain()->pclose(file);
+}
+
+EXPORT int close_range(unsigned first, unsigned last, int flags)
+{
+    for (unsigned fd = first; fd <= last && fd <= (unsigned)highest; fd++)
+        if ((flags & CLOSE_RANGE_CLOEXEC) == 0)
+            descriptor_closing((int)fd);
+    return plain()->close_range(first, last, flags);
+}
+
+EXPORT void closefrom(int first)
+{
+    for (int fd = first; fd <= highest; fd++)
+        descriptor_closing(fd);
+    plain()->closefrom(first);
 }
 
 EXPORT int dup2(int from, int to)

@@ -104,6 +104,28 @@ EXPORT int pthread_join(pthread_t thread, void **result)
     return join_until(coroutine, result, NEVER);
 }
 
+EXPORT int pthread_tryjoin_np(pthread_t thread, void **result)
+{
+    struct coroutine *coroutine = coroutine_of(thread);
+
+    if (coroutine == NULL)
+        return plain()->pthread_tryjoin_np(thread, result);
+    if (coroutine->state != ENDED)
+        give_way(); /* a loop of these must come to an end */
+    return coroutine->state == ENDED ? join_until(coroutine, result, NEVER)
+                                     : EBUSY;
+}
+
+EXPORT int pthread_timedjoin_np(pthread_t thread, void **result,
+                                const struct timespec *time)
+{
+    struct coroutine *coroutine = coroutine_of(thread);
+
+    if (coroutine == NULL)
+        return plain()->pthread_timedjoin_np(thread, result, time);
+    return join_until(coroutine, result, at(CLOCK_REALTIME, time));
+}
+
 EXPORT int pthread_detach(pthread_t thread)
 {
     struct coroutine *coroutine = coroutine_of(thread);
@@ -140,12 +162,48 @@ EXPORT int pthread_cancel(pthread_t thread)
     return ENOSYS;
 }
 
-/* Names are for those who look at threads from outside. */
+/* A thread's name is for those who look at it from outside. */
 EXPORT int pthread_setname_np(pthread_t thread, const char *name)
 {
     return coroutine_of(thread) != NULL
                ? 0
                : plain()->pthread_setname_np(thread, name);
+}
+
+/* The rest is the carrier's, if it is a coroutine's. */
+
+EXPORT int pthread_getname_np(pthread_t thread, char *name, size_t size)
+{
+    return plain()->pthread_getname_np(thread_of(thread), name, size);
+}
+
+EXPORT int pthread_getcpuclockid(pthread_t thread, clockid_t *clock)
+{
+    return plain()->pthread_getcpuclockid(thread_of(thread), clock);
+}
+
+EXPORT int pthread_getaffinity_np(pthread_t thread, size_t size,
+                                  cpu_set_t *cpus)
+{
+    return plain()->pthread_getaffinity_np(thread_of(thread), size, cpus);
+}
+
+EXPORT int pthread_setaffinity_np(pthread_t thread, size_t size,
+                                  const cpu_set_t *cpus)
+{
+    return plain()->pthread_setaffinity_np(thread_of(thread), size, cpus);
+}
+
+EXPORT int pthread_getschedparam(pthread_t thread, int *policy,
+                                 struct sched_param *param)
+{
+    return plain()->pthread_getschedparam(thread_of(thread), policy, param);
+}
+
+EXPORT int pthread_setschedparam(pthread_t thread, int policy,
+                                 const struct sched_param *param)
+{
+    return plain()->pthread_setschedparam(thread_of(thread), policy, param);
 }
 
 EXPORT int pthread_getattr_np(pthread_t thread, pthread_attr_t *attr)
