@@ -36,6 +36,7 @@ struct watch {
     struct watch **before; /* what points to it; NULL: it is in no list */
     struct coroutine *coroutine;
     short events;
+    short revents; /* what epoll has reported */
 };
 
 static struct descriptor *table; /* by number */
@@ -197,8 +198,10 @@ void descriptor_event(int fd, uint32_t events)
         d->unsteady = true;
     d->idle &= (short)~ready;
     for (struct watch *watch = d->watches; watch != NULL; watch = watch->next)
-        if (watch->events & ready)
+        if (watch->events & ready) {
+            watch->revents |= (short)events;
             wake(watch->coroutine, WAKE_EVENT);
+        }
 }
 
 void descriptor_closing(int fd)
@@ -243,6 +246,7 @@ static int64_t start_watching(const struct pollfd *fds, nfds_t count,
 {
     for (nfds_t i = 0; i < count; i++) {
         watches[i].before = NULL;
+        watches[i].revents = 0;
         if (fds[i].fd < 0)
             continue;
         struct descriptor *d = descriptor(fds[i].fd);
@@ -262,13 +266,38 @@ static int64_t start_watching(const struct pollfd *fds, nfds_t count,
     return deadline;
 }
 
-/* Sleeps until one of these may be ready. */
-static enum wake watch(const struct pollfd *fds, nfds_t count,
-                       int64_t deadline, enum interruptible interruptible)
+/* Sets what poll would have found when epoll reported these. Returns how many
+ * are ready; 0 also where only poll can tell. */
+static int take_reports(struct pollfd *fds, nfds_t count,
+                        const struct watch *watches)
+{
+    int ready = 0;
+
+    for (nfds_t i = 0; i < count; i++) {
+        short found = watches[i].revents;
+        const struct descriptor *d =
+            fds[i].fd >= 0 ? descriptor(fds[i].fd) : NULL;
+        if (fds[i].fd >= 0 && (d == NULL || d->kind < KIND_STREAM))
+            return 0;
+        if (found & POLLIN)
+            found |= POLLRDNORM;
+        if (found & POLLOUT)
+            found |= POLLWRNORM;
+        fds[i].revents = found & (fds[i].events | POLLERR | POLLHUP);
+        ready += fds[i].revents != 0;
+    }
+    return ready;
+}
+
+/* Sleeps until one of these may be ready, and sets *ready to the number of
+ * those of which that is known. */
+static enum wake watch(struct pollfd *fds, nfds_t count, int64_t deadline,
+                       enum interruptible interruptible, int *ready)
 {
     struct watch few[FEW];
     struct watch *watches = few;
 
+    *ready = 0;
     if (count > FEW) {
         watches = malloc(count * sizeof *watches);
         if (watches == NULL)
@@ -278,6 +307,8 @@ static enum wake watch(const struct pollfd *fds, nfds_t count,
     enum wake why = suspend(until, interruptible);
     for (nfds_t i = 0; i < count; i++)
         unlink_watch(&watches[i]);
+    if (why == WAKE_EVENT)
+        *ready = take_reports(fds, count, watches);
     if (watches != few)
         free(watches);
     return why == WAKE_TIME && until != deadline ? WAKE_EVENT : why;
@@ -297,8 +328,10 @@ bool await(int fd, enum direction direction, int64_t *deadline)
     if (*deadline == 0)
         *deadline = timeout == 0 ? NEVER : after_ns(timeout);
     /* As the kernel has it: no call with a timeout is restarted. */
-    enum wake why = watch(&wanted, 1, *deadline,
-                          timeout == 0 ? UNLESS_RESTARTED : INTERRUPTED);
+    int ready;
+    enum wake why =
+        watch(&wanted, 1, *deadline,
+              timeout == 0 ? UNLESS_RESTARTED : INTERRUPTED, &ready);
     if (why == WAKE_EVENT)
         return true;
     errno = why == WAKE_TIME ? EAGAIN : why == WAKE_CLOSED ? EBADF : EINTR;
@@ -338,20 +371,33 @@ static void note_idle(const struct pollfd *fds, nfds_t count)
     }
 }
 
+int poll_now(struct pollfd *fds, nfds_t count)
+{
+    int ready = plain()->poll(fds, count, 0);
+
+    if (ready == 0)
+        note_idle(fds, count);
+    return ready;
+}
+
 int poll_until(struct pollfd *fds, nfds_t count, int64_t deadline)
 {
+    int ready = 0;
+
     for (;;) {
-        if (!all_idle(fds, count)) {
-            int ready = plain()->poll(fds, count, 0);
-            if (ready != 0) {
-                count_call();
-                return ready;
-            }
-            note_idle(fds, count);
+        if (!all_idle(fds, count))
+            ready = poll_now(fds, count);
+        if (ready != 0) {
+            count_call();
+            return ready;
         }
-        enum wake why = watch(fds, count, deadline, INTERRUPTED);
+        /* What epoll has reported is what a thread would have found that was
+         * slow to go on. */
+        enum wake why = watch(fds, count, deadline, INTERRUPTED, &ready);
+        if (ready != 0)
+            return ready;
         if (why == WAKE_TIME)
-            return plain()->poll(fds, count, 0);
+            return poll_now(fds, count);
         if (why == WAKE_INTERRUPTED) {
             errno = EINTR;
             return -1;

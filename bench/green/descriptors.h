@@ -63,6 +63,9 @@ void descriptor_closing(int fd);
  * Returns false with errno set when there is no more point in waiting. */
 bool await(int fd, enum direction direction, int64_t *deadline);
 
+/* poll, without a wait. */
+int poll_now(struct pollfd *fds, nfds_t count);
+
 /* poll, until that time. */
 int poll_until(struct pollfd *fds, nfds_t count, int64_t deadline);
 
