@@ -137,6 +137,10 @@ struct holding {
     long threads;
 };
 
+/* Returns how many threads of the system a client costs: one, or none where
+ * $GREEN says that the program runs its threads as coroutines. */
+long threads_per_client(void);
+
 /* Returns what it holds now. Threads of closed connections may still end. */
 struct holding server_holds(const struct server_process *s);
 
