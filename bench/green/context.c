@@ -24,15 +24,18 @@
 void context_make(struct context *context, char *stack, size_t size,
                   void (*start)(void))
 {
+    /* cppcheck-suppress getcontextCalled */
     getcontext(&context->machine); /* cannot fail */
     context->machine.uc_stack.ss_sp = stack;
     context->machine.uc_stack.ss_size = size;
     context->machine.uc_link = NULL;
+    /* cppcheck-suppress makecontextCalled */
     makecontext(&context->machine, start, 0);
 }
 
 void context_switch(struct context *from, struct context *to)
 {
+    /* cppcheck-suppress swapcontextCalled */
     swapcontext(&from->machine, &to->machine); /* nor can this */
 }
 
@@ -119,7 +122,7 @@ void context_make(struct context *context, char *stack, size_t size,
                   void (*start)(void))
 {
     uintptr_t words[WORDS] = {0};
-    uintptr_t top = ((uintptr_t)stack + size) & ~(uintptr_t)15;
+    char *top = stack + size - ((uintptr_t)stack + size) % 16;
 
 #ifdef __x86_64__
     /* A thread starts with its creator's rounding mode, too. The word above
@@ -130,7 +133,7 @@ void context_make(struct context *context, char *stack, size_t size,
     memcpy(&words[CONTROL], control, sizeof control);
 #endif
     words[RETURN] = (uintptr_t)start;
-    context->stack_pointer = (void *)(top - sizeof words);
+    context->stack_pointer = top - sizeof words;
     memcpy(context->stack_pointer, words, sizeof words);
 }
 

@@ -187,6 +187,17 @@ static bool make_timer_room(size_t count)
  * Stacks
  */
 
+void *map_memory(size_t size)
+{
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK;
+    /* cppcheck-suppress invalidFunctionArg */
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, flags, -1, 0);
+
+    if (memory == MAP_FAILED)
+        return NULL;
+    return memory;
+}
+
 /* Takes a stack of that size, or maps one. */
 static bool take_stack(struct stack *stack, size_t size, size_t guard)
 {
@@ -196,10 +207,8 @@ static bool take_stack(struct stack *stack, size_t size, size_t guard)
         *stack = idle_stacks[--idle_stack_count];
         return true;
     }
-    char *memory =
-        mmap(NULL, guard + size, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
-    if (memory == MAP_FAILED)
+    char *memory = map_memory(guard + size);
+    if (memory == NULL)
         return false;
     if (guard > 0 && mprotect(memory, guard, PROT_NONE) != 0) {
         munmap(memory, guard + size);
@@ -261,10 +270,9 @@ static void watch_stacks(void)
     if (sigaction(SIGSEGV, NULL, &old) != 0 ||
         (old.sa_flags & SA_SIGINFO) != 0 || old.sa_handler != SIG_DFL)
         return;
-    stack.ss_sp = mmap(NULL, ALT_STACK, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    stack.ss_sp = map_memory(ALT_STACK);
     sigemptyset(&action.sa_mask);
-    if (stack.ss_sp != MAP_FAILED && sigaltstack(&stack, NULL) == 0)
+    if (stack.ss_sp != NULL && sigaltstack(&stack, NULL) == 0)
         sigaction(SIGSEGV, &action, NULL);
 }
 
@@ -545,9 +553,10 @@ static bool set_stack(struct coroutine *coroutine, const pthread_attr_t *attr,
         pthread_attr_getstacksize(&defaults, &size);
         pthread_attr_destroy(&defaults);
     } else {
-        pthread_attr_getstack(attr, &memory, &size);
         /* Where none was set, what comes back ends at address 0. */
-        coroutine->stack.borrowed = (uintptr_t)memory + size != 0;
+        coroutine->stack.borrowed =
+            pthread_attr_getstack(attr, &memory, &size) == 0 &&
+            (uintptr_t)memory + size != 0;
         pthread_attr_getstacksize(attr, &size);
         pthread_attr_getguardsize(attr, &guard);
         pthread_attr_getdetachstate(attr, &state);

@@ -82,6 +82,10 @@ int64_t after(const struct timespec *duration);
 /* Returns the monotonic time of a time of that clock. */
 int64_t at(clockid_t clock, const struct timespec *time);
 
+/* Maps memory of zeros, which takes none until it is used. Returns NULL if
+ * that fails. */
+void *map_memory(size_t size);
+
 /* Makes the calling thread the carrier. Returns false if that fails. */
 bool become_carrier(void);
 

@@ -19,7 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -52,11 +51,9 @@ bool descriptors_init(void)
         return false;
     table_size = limit.rlim_max < MAX_DESCRIPTORS ? (int)limit.rlim_max
                                                   : MAX_DESCRIPTORS;
-    table =
-        mmap(NULL, (size_t)table_size * sizeof *table, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (table == MAP_FAILED) {
-        table = NULL;
+    table = map_memory((size_t)table_size * sizeof *table);
+    if (table == NULL) {
+        table_size = 0;
         return false;
     }
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -130,7 +127,7 @@ struct descriptor *descriptor(int fd)
 {
     int saved = errno;
 
-    if (fd < 0 || fd >= table_size)
+    if (table == NULL || fd < 0 || fd >= table_size)
         return NULL;
     struct descriptor *d = &table[fd];
     if (atomic_load_explicit(&d->known, memory_order_acquire) ||
@@ -489,7 +486,6 @@ EXPORT int fcntl(int fd, int command, ...)
     return result;
 }
 
-EXPORT int fcntl64(int fd, int command, ...);
 EXPORT int fcntl64(int fd, int command, ...)
 {
     va_list arguments;

@@ -242,8 +242,7 @@ EXPORT ssize_t __recvfrom_chk(int fd, void *data, size_t size, size_t room,
 EXPORT ssize_t send(int fd, const void *data, size_t size, int flags)
 {
     struct descriptor *d = (flags & MSG_DONTWAIT) == 0 ? carried(fd) : NULL;
-    struct transfer t = {
-        .data = (void *)(uintptr_t)data, .size = size, .flags = flags};
+    struct transfer t = {.data = (void *)data, .size = size, .flags = flags};
 
     if (d == NULL || d->kind == KIND_PIPE)
         return plain()->send(fd, data, size, flags);
@@ -300,9 +299,8 @@ EXPORT ssize_t sendto(int fd, const void *data, size_t size, int flags,
     struct descriptor *d = (flags & MSG_DONTWAIT) == 0 ? carried(fd) : NULL;
     if (d == NULL || d->kind == KIND_PIPE)
         return plain()->sendto(fd, data, size, flags, address, address_size);
-    struct iovec piece = {.iov_base = (void *)(uintptr_t)data,
-                          .iov_len = size};
-    struct msghdr message = {.msg_name = (void *)(uintptr_t)to,
+    struct iovec piece = {.iov_base = (void *)data, .iov_len = size};
+    struct msghdr message = {.msg_name = (void *)to,
                              .msg_namelen = address_size,
                              .msg_iov = &piece,
                              .msg_iovlen = 1};
@@ -419,7 +417,7 @@ EXPORT ssize_t readv(int fd, const struct iovec *vector, int count)
     int64_t deadline = 0;
 
     if (d != NULL && d->kind != KIND_PIPE) {
-        struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)vector,
+        struct msghdr message = {.msg_iov = (struct iovec *)vector,
                                  .msg_iovlen = (size_t)count};
         return recvmsg(fd, &message, 0);
     }
@@ -452,7 +450,7 @@ static ssize_t write_pieces(int fd, struct descriptor *d, const char *data,
 EXPORT ssize_t write(int fd, const void *data, size_t size)
 {
     struct descriptor *d = size > 0 ? carried(fd) : NULL;
-    struct transfer t = {.data = (void *)(uintptr_t)data, .size = size};
+    struct transfer t = {.data = (void *)data, .size = size};
 
     if (d == NULL)
         return plain()->write(fd, data, size);
@@ -468,7 +466,7 @@ EXPORT ssize_t writev(int fd, const struct iovec *vector, int count)
     if (d == NULL)
         return plain()->writev(fd, vector, count);
     if (d->kind != KIND_PIPE) {
-        struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)vector,
+        struct msghdr message = {.msg_iov = (struct iovec *)vector,
                                  .msg_iovlen = (size_t)count};
         return transmit_vector(fd, d, &message, 0);
     }

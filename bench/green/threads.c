@@ -40,7 +40,13 @@ static pthread_t handle_of(const struct coroutine *coroutine)
 
 static struct coroutine *coroutine_of(pthread_t thread)
 {
-    return (thread & 1) != 0 ? (struct coroutine *)(thread - 1) : NULL;
+    struct coroutine *coroutine = NULL;
+
+    if ((thread & 1) != 0) {
+        thread--;
+        memcpy(&coroutine, &thread, sizeof coroutine);
+    }
+    return coroutine;
 }
 
 /* The thread that a call is to be made for. */
@@ -255,7 +261,7 @@ EXPORT void *pthread_getspecific(pthread_key_t key)
     if (key >= current->specific_count ||
         current->specifics[key].generation != keys[key].generation)
         return NULL;
-    return (void *)(uintptr_t)current->specifics[key].value;
+    return (void *)current->specifics[key].value;
 }
 
 EXPORT int pthread_setspecific(pthread_key_t key, const void *value)
@@ -293,7 +299,7 @@ void end_specifics(struct coroutine *coroutine)
             if (value == NULL || keys[key].destructor == NULL ||
                 specific->generation != keys[key].generation)
                 continue;
-            keys[key].destructor((void *)(uintptr_t)value);
+            keys[key].destructor((void *)value);
             again = true;
         }
     }

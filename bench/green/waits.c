@@ -289,7 +289,7 @@ EXPORT int sigtimedwait(const sigset_t *set, siginfo_t *result,
         result->si_errno = info.ssi_errno;
         result->si_pid = (pid_t)info.ssi_pid;
         result->si_uid = info.ssi_uid;
-        result->si_value.sival_ptr = (void *)(uintptr_t)info.ssi_ptr;
+        memcpy(&result->si_value, &info.ssi_ptr, sizeof result->si_value);
     }
     return number;
 }
