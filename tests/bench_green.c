@@ -375,6 +375,21 @@ static void *fork_child(void *argument)
     return NULL;
 }
 
+START_TEST(test_a_fault_that_was_sent_kills)
+{
+    int status = 0;
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        join(spawn(return_argument, NULL));
+        kill(getpid(), SIGSEGV);
+        _exit(0);
+    }
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+}
+END_TEST
+
 START_TEST(test_the_child_of_a_fork_goes_on_alone)
 {
     struct ticker ticker;
@@ -879,6 +894,30 @@ START_TEST(test_who_waits_for_what_is_closed_fails)
 }
 END_TEST
 
+START_TEST(test_events_of_what_was_closed_are_ignored)
+{
+    int old[2];
+    int new[2];
+
+    join(spawn(return_argument, NULL));
+    stream_pair(old);
+    struct pollfd input = {.fd = old[0], .events = POLLIN};
+    ck_assert_int_eq(poll(&input, 1, 2), 0);
+    int other = dup(old[0]); /* keeps it open, and with epoll */
+    ck_assert_int_ge(other, 0);
+    close(old[0]);
+    stream_pair(new);
+    ck_assert_int_eq(new[0], input.fd);
+    ck_assert_int_eq(poll(&input, 1, 2), 0);
+    pthread_t thread = spawn(say_late, &old[1]);
+    ck_assert_int_eq(poll(&input, 1, 2 * TIMEOUT_MS), 0);
+    join(thread);
+    ck_assert_int_eq(write(new[1], "x", 1), 1);
+    ck_assert_int_eq(poll(&input, 1, PATIENCE_MS), 1);
+    ck_assert_int_eq(input.revents, POLLIN);
+}
+END_TEST
+
 static void *keep_busy(void *argument)
 {
     int pair[2];
@@ -1030,6 +1069,7 @@ static Suite *green_suite(void)
     tcase_add_test(tcase, test_values_of_keys_are_a_threads_own);
     tcase_add_test(tcase, test_errno_is_a_threads_own);
     tcase_add_test(tcase, test_a_stack_that_overflows_says_so);
+    tcase_add_test(tcase, test_a_fault_that_was_sent_kills);
     tcase_add_test(tcase, test_the_child_of_a_fork_goes_on_alone);
     suite_add_tcase(suite, tcase);
 
@@ -1053,6 +1093,7 @@ static Suite *green_suite(void)
     tcase_add_test(tcase, test_accept_and_connect);
     tcase_add_test(tcase, test_what_is_non_blocking_does_not_wait);
     tcase_add_test(tcase, test_who_waits_for_what_is_closed_fails);
+    tcase_add_test(tcase, test_events_of_what_was_closed_are_ignored);
     tcase_add_test(tcase, test_one_that_never_waits_lets_others_run);
     suite_add_tcase(suite, tcase);
 

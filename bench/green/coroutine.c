@@ -257,6 +257,8 @@ static void on_fault(int number, siginfo_t *info, void *machine)
         address >= stack->memory - stack->guard)
         (void)!plain()->write(STDERR_FILENO, text, sizeof text - 1);
     signal(number, SIG_DFL);
+    if (info->si_code <= 0) /* somebody has sent it; no fault comes again */
+        raise(number);
 }
 
 /* Watches for overflows, unless the program handles faults itself. */
@@ -467,10 +469,10 @@ static void look_around(void)
     if (n < 0 && errno == EINTR)
         interrupt_main();
     for (int i = 0; i < n; i++) {
-        if (events[i].data.fd == wake_fd)
+        if (is_event_of(&events[i], wake_fd))
             answer_outside();
         else
-            descriptor_event(events[i].data.fd, events[i].events);
+            descriptor_event(&events[i]);
     }
     looked_ns = now_ns();
     run_timers(looked_ns);

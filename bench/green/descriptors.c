@@ -77,7 +77,7 @@ int event_fd(void)
 
 bool watch_wake_fd(int fd)
 {
-    struct epoll_event input = {.events = EPOLLIN, .data.fd = fd};
+    struct epoll_event input = {.events = EPOLLIN, .data.u64 = (uint32_t)fd};
     return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &input) == 0;
 }
 
@@ -182,11 +182,21 @@ static void unlink_watch(struct watch *watch)
     watch->before = NULL;
 }
 
-void descriptor_event(int fd, uint32_t events)
+bool is_event_of(const struct epoll_event *event, int fd)
 {
-    struct descriptor *d = &table[fd];
+    return (int)(uint32_t)event->data.u64 == fd;
+}
+
+void descriptor_event(const struct epoll_event *event)
+{
+    struct descriptor *d = &table[(uint32_t)event->data.u64];
+    const uint32_t events = event->events;
     short ready = (short)events;
 
+    /* A file that was closed here is registered still if it is open under
+     * another number, or in another process. */
+    if (d->generation != event->data.u64 >> 32)
+        return;
     if (events & (EPOLLIN | EPOLLRDHUP | EPOLLPRI))
         ready |= POLLIN;
     if (events & (EPOLLERR | EPOLLHUP))
@@ -218,12 +228,13 @@ static bool registered(int fd, struct descriptor *d)
 {
     struct epoll_event all = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP |
                                         EPOLLPRI | EPOLLET,
-                              .data.fd = fd};
+                              .data.u64 = (uint32_t)fd};
 
     if (d == NULL)
         return false;
     if (d->registered)
         return true;
+    all.data.u64 |= (uint64_t)++d->generation << 32;
     /* The number may be registered still, for a file that a duplicate keeps
      * open; then this reports what is ready, as the first time does. */
     d->registered =

@@ -25,6 +25,7 @@ struct descriptor {
     bool registered;     /* at epoll */
     bool unsteady;       /* its end is near: idle cannot be relied on */
     short idle;          /* POLLIN, POLLOUT: not ready; epoll says when */
+    uint32_t generation; /* of the registration */
     int64_t timeouts[2]; /* SO_RCVTIMEO, SO_SNDTIMEO in ns, or 0 */
     struct watch *watches;
 };
@@ -42,8 +43,11 @@ int event_fd(void);
 /* Has epoll report input there. */
 bool watch_wake_fd(int fd);
 
-/* Wakes those that wait for this. */
-void descriptor_event(int fd, uint32_t events);
+/* Returns whether an event is of this descriptor. */
+bool is_event_of(const struct epoll_event *event, int fd);
+
+/* Wakes those that wait for this event. */
+void descriptor_event(const struct epoll_event *event);
 
 /* Returns what is known about it, after a look if that is nothing; NULL if fd
  * is too large a number, or none. */

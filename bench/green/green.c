@@ -46,12 +46,15 @@
  *   - joining a thread that is no coroutine
  *   - another process, or a handler of a signal, that should wake a coroutine
  *     through a lock or a semaphore; process-shared ones are the plain ones
+ *   - what a handler of a signal waits for itself
  * What is not as with threads:
  *   - one signal mask, one CPU affinity and one name for all coroutines;
  *     pthread_kill sends a signal to the carrier
  *   - pthread_cancel does nothing, and says so; pthread_exit does not run
  *     what pthread_cleanup_push has left
- *   - threads of thrd_create stay threads
+ *   - threads of thrd_create stay threads, and so do those of a program that
+ *     is linked statically
+ *   - recvmsg with MSG_WAITALL may return less
  *   - a descriptor's O_NONBLOCK is taken to change by this process alone
  *   - one core is all that there is
  *
