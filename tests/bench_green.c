@@ -327,11 +327,14 @@ static void *overflow(void *argument)
     return NULL;
 }
 
-START_TEST(test_a_stack_that_overflows_says_so)
+/* Runs a thread in another process. Returns how that ends, and what it says.
+ */
+static int run_apart(void *(*start)(void *), char *text, size_t size)
 {
-    char text[512] = "";
     int err[2];
-    int status;
+    int status = 0;
+    size_t len = 0;
+    ssize_t n;
     pthread_attr_t attr;
     pthread_t thread;
 
@@ -342,38 +345,52 @@ START_TEST(test_a_stack_that_overflows_says_so)
         dup2(err[1], STDERR_FILENO);
         pthread_attr_init(&attr);
         pthread_attr_setstacksize(&attr, 64 * 1024);
-        pthread_create(&thread, &attr, overflow, NULL);
+        pthread_create(&thread, &attr, start, NULL);
         pthread_join(thread, NULL);
         _exit(0);
     }
     close(err[1]);
-    ck_assert_int_gt(read(err[0], text, sizeof text - 1), 0);
+    while ((n = read(err[0], text + len, size - 1 - len)) > 0)
+        len += (size_t)n;
+    text[len] = '\0';
     ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    close(err[0]);
+    return status;
+}
+
+START_TEST(test_a_stack_that_overflows_says_so)
+{
+    char text[512];
+    int status = run_apart(overflow, text, sizeof text);
+
     ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
     ck_assert_msg(strstr(text, "green: a coroutine has overflowed its stack"),
                   "it says: %s", text);
 }
 END_TEST
 
-struct child {
-    const struct ticker *ticker;
-    pid_t pid;
-};
-
-static void *fork_child(void *argument)
+/* Twice holds the carrier for longer than a second. */
+static void *compute(void *argument)
 {
-    struct child *child = argument;
-
-    child->pid = fork();
-    if (child->pid == 0) {
-        /* It has this thread alone, and can start others. */
-        int ticks = child->ticker->ticks;
-        sleep_ms(TIMEOUT_MS);
-        bool alone = child->ticker->ticks == ticks;
-        _exit(alone && join(spawn(return_argument, &gate)) == &gate ? 7 : 1);
+    for (int i = 0; i < 2; i++) {
+        long long begin = now_ms();
+        while (now_ms() - begin < 1100)
+            continue;
+        sleep_ms(1);
     }
-    return NULL;
+    return argument;
 }
+
+START_TEST(test_one_that_holds_all_others_up_is_warned_about_once)
+{
+    char text[512];
+
+    ck_assert_int_eq(run_apart(compute, text, sizeof text), 0);
+    ck_assert_msg(strncmp(text, "green: one coroutine has run", 28) == 0,
+                  "it says: %s", text);
+    ck_assert_ptr_eq(strchr(text, '\n'), text + strlen(text) - 1);
+}
+END_TEST
 
 START_TEST(test_a_fault_that_was_sent_kills)
 {
@@ -1069,6 +1086,8 @@ static Suite *green_suite(void)
     tcase_add_test(tcase, test_values_of_keys_are_a_threads_own);
     tcase_add_test(tcase, test_errno_is_a_threads_own);
     tcase_add_test(tcase, test_a_stack_that_overflows_says_so);
+    tcase_add_test(tcase,
+                   test_one_that_holds_all_others_up_is_warned_about_once);
     tcase_add_test(tcase, test_a_fault_that_was_sent_kills);
     tcase_add_test(tcase, test_the_child_of_a_fork_goes_on_alone);
     suite_add_tcase(suite, tcase);

@@ -130,8 +130,10 @@ static void check_binding(const char *name)
     if (dladdr(&calls, &own) == 0 || address == NULL ||
         dladdr(address, &found) == 0 || own.dli_fbase == found.dli_fbase)
         return;
-    warn_once(WARN_BOUND, "%s is called in %s, so threads stay threads", name,
-              found.dli_fname);
+    warn_once(WARN_BOUND,
+              "%s is found in %s first: unless it is passed on from there, "
+              "threads stay threads",
+              name, found.dli_fname);
 }
 
 /* Whether the C library's objects are as locks.c takes them to be. */
