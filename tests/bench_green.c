@@ -392,6 +392,26 @@ START_TEST(test_one_that_holds_all_others_up_is_warned_about_once)
 }
 END_TEST
 
+struct child {
+    const struct ticker *ticker;
+    pid_t pid;
+};
+
+static void *fork_child(void *argument)
+{
+    struct child *child = argument;
+
+    child->pid = fork();
+    if (child->pid == 0) {
+        /* It has this thread alone, and can start others. */
+        int ticks = child->ticker->ticks;
+        sleep_ms(TIMEOUT_MS);
+        bool alone = child->ticker->ticks == ticks;
+        _exit(alone && join(spawn(return_argument, &gate)) == &gate ? 7 : 1);
+    }
+    return NULL;
+}
+
 START_TEST(test_a_fault_that_was_sent_kills)
 {
     int status = 0;
