@@ -1147,16 +1147,16 @@ static Suite *green_suite(void)
 
 int main(int argc, char **argv)
 {
-    char library[4096];
-
     (void)argc;
     if (own_sanitizer() != NULL) {
         tell_skipped("a sanitizer cannot follow its stacks");
         return 0;
     }
     if (getenv("GREEN_PRELOADED") == NULL) {
-        if (realpath(kit_program("green.so"), library) == NULL) {
-            perror("green.so");
+        /* Not its whole path: the list is split at blanks and colons. */
+        const char *library = kit_program("green.so");
+        if (access(library, R_OK) != 0) {
+            perror(library);
             return 1;
         }
         setenv("LD_PRELOAD", library, 1);
