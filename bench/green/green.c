@@ -142,13 +142,17 @@ static bool knows_objects(void)
     pthread_condattr_t attr;
     pthread_cond_t cond;
     pthread_mutex_t mutex = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+    sem_t own;
+    sem_t shared;
 
     if (pthread_condattr_init(&attr) != 0 ||
         pthread_condattr_setclock(&attr, CLOCK_MONOTONIC) != 0 ||
         pthread_cond_init(&cond, &attr) != 0 ||
-        plain()->pthread_mutex_trylock(&mutex) != 0)
+        plain()->pthread_mutex_trylock(&mutex) != 0 ||
+        sem_init(&own, 0, 1) != 0 || sem_init(&shared, 1, 1) != 0)
         return false;
-    bool known = (cond.__data.__wrefs & 2) != 0 &&
+    bool known = !is_shared(&own) && is_shared(&shared) &&
+                 (cond.__data.__wrefs & 2) != 0 &&
                  mutex.__data.__owner == getpid() && mutex.__data.__count == 1;
     plain()->pthread_mutex_unlock(&mutex);
     pthread_cond_destroy(&cond);

@@ -10,6 +10,9 @@
 
 #include <stdbool.h>
 
+/* Returns whether other processes may post a semaphore. */
+bool is_shared(const sem_t *semaphore);
+
 /* Returns whether a thread with that start routine becomes a coroutine. */
 bool is_programs(thread_start *start);
 

@@ -14,18 +14,21 @@
  */
 #define _GNU_SOURCE
 #include "coroutine.h"
+#include "green.h"
 
 #include <errno.h>
 #include <limits.h>
+#include <string.h>
 
-/* Between two looks at what a thread holds that is no coroutine: it does not
- * say when it lets go. */
+/* Between two looks at what a thread that is no coroutine, or another process,
+ * has or posts: they do not say so. */
 #define LOOK_NS 200000
 
 /* Of the kind of a mutex: robust, with a protocol, shared by processes. */
 #define SPECIAL_KIND (16 | 32 | 64 | 128)
 
 /* Of __wrefs of a condition variable; checked at the start. */
+#define SHARED_BIT 1
 #define MONOTONIC_BIT 2
 
 static int kind_of(const pthread_mutex_t *mutex)
@@ -81,16 +84,19 @@ static bool held_outside(const pthread_mutex_t *mutex)
     return owner != carrier_id && owner <= INT_MAX / 2;
 }
 
+/* Returns the deadline, or the time of the next look if that is earlier. */
+static int64_t next_look(int64_t deadline)
+{
+    int64_t next = after_ns(LOOK_NS);
+    return next < deadline ? next : deadline;
+}
+
 static int lock_until(pthread_mutex_t *mutex, int64_t deadline)
 {
     int error;
 
     while ((error = try_lock(mutex)) == EBUSY) {
-        int64_t until = deadline;
-        if (held_outside(mutex)) {
-            int64_t next = after_ns(LOOK_NS);
-            until = next < deadline ? next : deadline;
-        }
+        int64_t until = held_outside(mutex) ? next_look(deadline) : deadline;
         enter_wait(mutex);
         enum wake why = suspend(until, UNINTERRUPTED);
         if (why == WAKE_GRANTED)
@@ -164,15 +170,19 @@ EXPORT int pthread_mutex_unlock(pthread_mutex_t *mutex)
 static int cond_wait_until(pthread_cond_t *cond, pthread_mutex_t *mutex,
                            int64_t deadline)
 {
+    /* Each look is a spurious wakeup: the caller is to check its condition. */
+    int64_t until =
+        cond->__data.__wrefs & SHARED_BIT ? next_look(deadline) : deadline;
     enter_wait(cond);
     int error = pthread_mutex_unlock(mutex);
     if (error != 0) {
         leave_wait();
         return error;
     }
-    enum wake why = suspend(deadline, UNINTERRUPTED);
+    enum wake why = suspend(until, UNINTERRUPTED);
     error = pthread_mutex_lock(mutex);
-    return error == 0 && why == WAKE_TIME ? ETIMEDOUT : error;
+    return error == 0 && why == WAKE_TIME && until == deadline ? ETIMEDOUT
+                                                               : error;
 }
 
 EXPORT int pthread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex)
@@ -228,23 +238,42 @@ EXPORT int pthread_cond_broadcast(pthread_cond_t *cond)
  * Semaphores
  */
 
+/* Returns whether other processes may post a semaphore. The C library notes
+ * that after the value; checked at the start. */
+bool is_shared(const sem_t *semaphore)
+{
+    int shared;
+
+    memcpy(&shared, (const char *)semaphore + sizeof(long), sizeof shared);
+    return shared != 0;
+}
+
 static int sem_wait_until(sem_t *semaphore, int64_t deadline)
 {
+    const int saved = errno;
+
     for (;;) {
-        if (plain()->sem_trywait(semaphore) == 0)
+        if (plain()->sem_trywait(semaphore) == 0) {
+            errno = saved;
             return 0;
+        }
         if (errno != EAGAIN)
             return -1;
         /* Another thread that posts sees the waiter, or this one its post. */
         enter_wait(semaphore);
         if (plain()->sem_trywait(semaphore) == 0) {
             leave_wait();
+            errno = saved;
             return 0;
         }
-        enum wake why = suspend(deadline, UNLESS_RESTARTED);
-        if (why == WAKE_GRANTED)
+        int64_t until = is_shared(semaphore) ? next_look(deadline) : deadline;
+        enum wake why = suspend(until, UNLESS_RESTARTED);
+        if (why == WAKE_GRANTED) {
+            errno = saved;
             return 0;
-        if (why == WAKE_TIME || why == WAKE_INTERRUPTED) {
+        }
+        if ((why == WAKE_TIME && until == deadline) ||
+            why == WAKE_INTERRUPTED) {
             errno = why == WAKE_TIME ? ETIMEDOUT : EINTR;
             return -1;
         }
