@@ -261,6 +261,8 @@ static int64_t start_watching(const struct pollfd *fds, nfds_t count,
         if (!registered(fds[i].fd, d)) {
             int64_t next = after_ns(LOOK_NS);
             deadline = next < deadline ? next : deadline;
+            if (d != NULL)
+                d->idle = 0; /* epoll will not say when that changes */
             continue;
         }
         watches[i].coroutine = current;
