@@ -80,6 +80,7 @@ static ssize_t receive(int fd, struct descriptor *d, struct transfer *t)
 {
     bool all = (t->flags & MSG_WAITALL) != 0 && d->kind != KIND_DATAGRAM &&
                (t->flags & MSG_PEEK) == 0 && t->message == NULL;
+    const int saved = errno;
     int64_t deadline = 0;
     size_t done = 0;
 
@@ -92,6 +93,7 @@ static ssize_t receive(int fd, struct descriptor *d, struct transfer *t)
             note_received(d, t, (size_t)n);
             done += (size_t)n;
             if (n == 0 || !all || (size_t)n == t->size) {
+                errno = saved;
                 count_call();
                 return (ssize_t)done;
             }
@@ -120,6 +122,7 @@ static ssize_t send_now(int fd, const struct transfer *t)
 
 static ssize_t transmit(int fd, struct descriptor *d, struct transfer *t)
 {
+    const int saved = errno;
     int64_t deadline = 0;
     size_t done = 0;
 
@@ -136,6 +139,7 @@ static ssize_t transmit(int fd, struct descriptor *d, struct transfer *t)
         done += (size_t)n;
         t->size -= (size_t)n;
         if (t->size == 0 || d->kind == KIND_DATAGRAM) {
+            errno = saved;
             count_call();
             return (ssize_t)done;
         }
@@ -352,6 +356,7 @@ EXPORT int connect(int fd, __CONST_SOCKADDR_ARG address, socklen_t size)
 {
     const struct sockaddr *to = address.__sockaddr__;
     struct descriptor *d = carried(fd);
+    const int saved = errno;
     int64_t deadline = 0;
     int error = 0;
     socklen_t error_size = sizeof error;
@@ -379,7 +384,7 @@ EXPORT int connect(int fd, __CONST_SOCKADDR_ARG address, socklen_t size)
     }
     if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &error_size) != 0)
         return -1;
-    errno = error;
+    errno = error == 0 ? saved : error;
     return error == 0 ? 0 : -1;
 }
 
