@@ -524,7 +524,9 @@ void give_way(void)
 
 void count_call(void)
 {
-    if (--calls_left <= 0)
+    /* A handler of a signal may call while the running one is about to wait.
+     */
+    if (--calls_left <= 0 && current->state == RUNNING)
         give_way();
 }
 
@@ -603,7 +605,7 @@ _Noreturn void coroutine_end(void *result)
     self->result = result;
     end_specifics(self);
     if (self->signal_fd >= 0)
-        plain()->close(self->signal_fd);
+        close(self->signal_fd); /* not the plain one: it is to be forgotten */
     if (self != &main_coroutine)
         coroutines--;
     if (coroutines == 0 &&
@@ -624,6 +626,7 @@ static void on_fork(void)
     if (!is_carrier)
         return;
     coroutines = current != &main_coroutine;
+    current->joiner = NULL;
     if (coroutines > 0)
         main_coroutine.state = ENDED;
     STAILQ_INIT(&ready);
