@@ -52,6 +52,18 @@ EXPORT int ppoll(struct pollfd *fds, nfds_t count,
     return poll_until(fds, count, timeout == NULL ? NEVER : after(timeout));
 }
 
+EXPORT int __ppoll_chk(struct pollfd *fds, nfds_t count,
+                       const struct timespec *timeout, const sigset_t *mask,
+                       size_t room);
+EXPORT int __ppoll_chk(struct pollfd *fds, nfds_t count,
+                       const struct timespec *timeout, const sigset_t *mask,
+                       size_t room)
+{
+    if (room / sizeof *fds < count)
+        abort();
+    return ppoll(fds, count, timeout, mask);
+}
+
 /* Makes a list for poll of the sets of select. */
 static nfds_t list_sets(int count, const fd_set *in, const fd_set *out,
                         const fd_set *urgent, struct pollfd *fds)
