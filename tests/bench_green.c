@@ -26,8 +26,11 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/select.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <threads.h>
@@ -629,9 +632,91 @@ START_TEST(test_semaphores_wait_and_time_out)
 }
 END_TEST
 
+START_TEST(test_another_process_can_post_a_semaphore)
+{
+    struct ticker ticker;
+    const int protection = PROT_READ | PROT_WRITE;
+    const int flags = MAP_SHARED | MAP_ANONYMOUS;
+    /* cppcheck-suppress invalidFunctionArg */
+    sem_t *shared = mmap(NULL, sizeof *shared, protection, flags, -1, 0);
+
+    ck_assert_ptr_ne(shared, MAP_FAILED);
+    ck_assert_int_eq(sem_init(shared, 1, 0), 0);
+    ticker_start(&ticker);
+    pid_t pid = fork();
+    ck_assert_int_ge(pid, 0);
+    if (pid == 0) {
+        sleep_ms(TIMEOUT_MS);
+        sem_post(shared);
+        _exit(0);
+    }
+    ck_assert_int_eq(sem_wait(shared), 0);
+    ticker_end(&ticker);
+    ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+    munmap(shared, sizeof *shared);
+}
+END_TEST
+
 /*
  * Descriptors
  */
+
+static atomic_bool epoll_refuses;
+
+/* green.so finds this one before the C library's. */
+int epoll_ctl(int epoll, int operation, int fd, struct epoll_event *event)
+{
+    if (epoll_refuses) {
+        errno = ENOSPC;
+        return -1;
+    }
+    return (int)syscall(SYS_epoll_ctl, epoll, operation, fd, event);
+}
+
+static void *write_late(void *argument)
+{
+    sleep_ms(TIMEOUT_MS);
+    ck_assert_int_eq(write(*(int *)argument, "x", 1), 1);
+    return argument;
+}
+
+START_TEST(test_what_epoll_does_not_watch_is_looked_at)
+{
+    struct ticker ticker;
+    int pair[2];
+    char byte = 0;
+
+    ticker_start(&ticker);
+    epoll_refuses = true;
+    stream_pair(pair);
+    pthread_t thread = spawn(write_late, &pair[1]);
+    ck_assert_int_eq(recv(pair[0], &byte, 1, 0), 1);
+    join(thread);
+    thread = spawn(write_late, &pair[1]);
+    struct pollfd wanted = {.fd = pair[0], .events = POLLIN};
+    ck_assert_int_eq(poll(&wanted, 1, -1), 1);
+    ck_assert_int_eq(recv(pair[0], &byte, 1, 0), 1);
+    join(thread);
+    ticker_end(&ticker);
+}
+END_TEST
+
+START_TEST(test_errno_stays_when_nothing_fails)
+{
+    int pair[2];
+    char byte = 0;
+
+    stream_pair(pair);
+    pthread_t thread = spawn(write_late, &pair[1]);
+    errno = 0;
+    ck_assert_int_eq(read(pair[0], &byte, 1), 1);
+    ck_assert_int_eq(errno, 0);
+    join(thread);
+    errno = ERANGE;
+    tcp_pair(pair);
+    ck_assert_int_eq(errno, ERANGE);
+}
+END_TEST
 
 static void set_timeout(int fd, int option)
 {
@@ -990,6 +1075,35 @@ END_TEST
  * Time and signals
  */
 
+static void *time_out_a_signal(void *argument)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR2);
+    ck_assert_int_eq(sigtimedwait(&set, NULL, &(struct timespec){0, 1}), -1);
+    ck_assert_int_eq(errno, EAGAIN);
+    return argument;
+}
+
+START_TEST(test_sigwait_leaves_its_descriptor_to_others)
+{
+    struct ticker ticker;
+    int pair[2];
+    char byte = 0;
+
+    ticker_start(&ticker);
+    join(spawn(time_out_a_signal, NULL));
+    stream_pair(pair); /* one of these has its number now */
+    for (int i = 0; i < 2; i++) {
+        pthread_t thread = spawn(write_late, &pair[1 - i]);
+        ck_assert_int_eq(read(pair[i], &byte, 1), 1);
+        join(thread);
+    }
+    ticker_end(&ticker);
+}
+END_TEST
+
 static void *sleep_and_note(void *argument)
 {
     int ms = *(int *)argument;
@@ -1066,6 +1180,44 @@ static void handle(int number)
     handled = number;
 }
 
+static int alarms[2]; /* a pipe */
+
+static void tell_of_alarm(int number)
+{
+    (void)number;
+    (void)!write(alarms[1], "x", 1);
+}
+
+/* Whatever the number of calls is after which a coroutine gives way. */
+START_TEST(test_a_handler_can_write_to_a_pipe)
+{
+    const struct itimerval often = {{0, 2000}, {0, 2000}};
+    const struct sigaction action = {.sa_handler = tell_of_alarm,
+                                     .sa_flags = SA_RESTART};
+    struct ticker ticker;
+    int pair[2];
+    char bytes[100];
+
+    ticker_start(&ticker);
+    sleep_ms(5); /* it ticks: there are coroutines */
+    ticker_end(&ticker);
+    ck_assert_int_eq(pipe2(alarms, O_CLOEXEC), 0);
+    stream_pair(pair);
+    sigaction(SIGALRM, &action, NULL);
+    setitimer(ITIMER_REAL, &often, NULL);
+    for (int calls = 0; calls < 80; calls++) {
+        for (int i = 0; i < calls; i++)
+            ck_assert_int_eq(write(pair[1], "x", 1), 1);
+        /* Check's own handlers may end it. */
+        while (read(alarms[0], bytes, sizeof bytes) < 0)
+            ck_assert_int_eq(errno, EINTR);
+        ck_assert_int_eq(recv(pair[0], bytes, sizeof bytes, MSG_DONTWAIT),
+                         calls > 0 ? calls : -1);
+    }
+    setitimer(ITIMER_REAL, &(struct itimerval){.it_value = {0}}, NULL);
+}
+END_TEST
+
 START_TEST(test_a_handler_interrupts_main)
 {
     int pair[2];
@@ -1121,6 +1273,7 @@ static Suite *green_suite(void)
     tcase_add_test(tcase, test_waits_for_a_condition_time_out);
     tcase_add_test(tcase, test_signal_wakes_one_and_broadcast_all);
     tcase_add_test(tcase, test_semaphores_wait_and_time_out);
+    tcase_add_test(tcase, test_another_process_can_post_a_semaphore);
     suite_add_tcase(suite, tcase);
 
     tcase = tcase_create("descriptors");
@@ -1134,12 +1287,16 @@ static Suite *green_suite(void)
     tcase_add_test(tcase, test_who_waits_for_what_is_closed_fails);
     tcase_add_test(tcase, test_events_of_what_was_closed_are_ignored);
     tcase_add_test(tcase, test_one_that_never_waits_lets_others_run);
+    tcase_add_test(tcase, test_what_epoll_does_not_watch_is_looked_at);
+    tcase_add_test(tcase, test_errno_stays_when_nothing_fails);
     suite_add_tcase(suite, tcase);
 
     tcase = tcase_create("time and signals");
     tcase_set_timeout(tcase, 30);
     tcase_add_test(tcase, test_sleepers_wake_in_order);
     tcase_add_test(tcase, test_waiting_for_a_signal_stops_nobody);
+    tcase_add_test(tcase, test_sigwait_leaves_its_descriptor_to_others);
+    tcase_add_test(tcase, test_a_handler_can_write_to_a_pipe);
     tcase_add_test(tcase, test_a_handler_interrupts_main);
     suite_add_tcase(suite, tcase);
     return suite;
