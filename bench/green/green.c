@@ -34,9 +34,11 @@
  *
  * What each coroutine has of its own: its stack, errno, the values of
  * pthread_setspecific, what pthread_self returns, the rounding mode. Whatever
- * else a library keeps in __thread variables, all coroutines share. That is
- * safe where it is not needed across a call that waits: OpenSSL has its queue
- * of errors in a value of pthread_setspecific, and libcurl waits in poll only.
+ * else the program or a library keeps in __thread variables, all coroutines
+ * share. That is safe where it is not needed across a call that waits: OpenSSL
+ * has its queue of errors in a value of pthread_setspecific, and libcurl waits
+ * in poll only. It is not where C++ handles exceptions: a catch block that
+ * waits may lose its exception to another's.
  *
  * What cannot be carried, and stops all coroutines while it lasts:
  *   - a file that is slow to read or write, and stdio on a socket or a pipe
@@ -44,17 +46,24 @@
  *   - getaddrinfo and getnameinfo, and anything else that the C library waits
  *     for inside: system, waitpid, flock, pthread_once, barriers
  *   - joining a thread that is no coroutine
- *   - another process, or a handler of a signal, that should wake a coroutine
- *     through a lock or a semaphore; process-shared ones are the plain ones
- *   - what a handler of a signal waits for itself
+ *   - a handler of a signal that should wake a coroutine through a lock or a
+ *     semaphore, and what such a handler waits for itself
+ *   - mutexes that are robust, process-shared or with a priority protocol:
+ *     they are the plain ones, so to hold one in a wait can be a deadlock
+ *   - calls that calls.h does not list: sendfile, splice, recvmmsg, pselect,
+ *     epoll_pwait, pause, sigsuspend, open of a FIFO, mtx_lock, message queues
  * What is not as with threads:
  *   - one signal mask, one CPU affinity and one name for all coroutines;
  *     pthread_kill sends a signal to the carrier
  *   - pthread_cancel does nothing, and says so; pthread_exit does not run
  *     what pthread_cleanup_push has left
- *   - threads of thrd_create stay threads, and so do those of a program that
- *     is linked statically
+ *   - threads of thrd_create and of C++'s std::thread stay threads, and so do
+ *     those of a program that is linked statically
+ *   - a signal ends a call of the main coroutine with EINTR only if it comes
+ *     while all coroutines wait; a call of another is never ended so
  *   - recvmsg with MSG_WAITALL may return less
+ *   - a handler of a signal that calls what can wait may let others run first
+ *   - two descriptors are taken, and one for each sigwait
  *   - a descriptor's O_NONBLOCK is taken to change by this process alone
  *   - one core is all that there is
  *
