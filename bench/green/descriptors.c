@@ -455,16 +455,20 @@ EXPORT void closefrom(int first)
 
 EXPORT int dup2(int from, int to)
 {
-    if (from != to)
+    int result = plain()->dup2(from, to);
+
+    if (result >= 0 && from != to)
         descriptor_closing(to);
-    return plain()->dup2(from, to);
+    return result;
 }
 
 EXPORT int dup3(int from, int to, int flags)
 {
-    if (from != to)
+    int result = plain()->dup3(from, to, flags);
+
+    if (result >= 0)
         descriptor_closing(to);
-    return plain()->dup3(from, to, flags);
+    return result;
 }
 
 EXPORT int socket(int domain, int type, int protocol)
