@@ -519,6 +519,40 @@ static void *want_owned(void *argument)
     return NULL;
 }
 
+static struct timespec time_in(clockid_t clock, long ms)
+{
+    struct timespec time;
+
+    clock_gettime(clock, &time);
+    time.tv_nsec += ms * 1000000;
+    time.tv_sec += time.tv_nsec / 1000000000;
+    time.tv_nsec %= 1000000000;
+    return time;
+}
+
+static void *hold_mutex(void *argument)
+{
+    ck_assert_int_eq(pthread_mutex_lock(&mutex), 0);
+    sleep_ms(1);
+    ck_assert_int_eq(pthread_mutex_unlock(&mutex), 0);
+    return argument;
+}
+
+START_TEST(test_a_loop_of_trylock_ends)
+{
+    struct timespec end = time_in(CLOCK_MONOTONIC, 1000);
+    pthread_t thread = spawn(hold_mutex, NULL);
+
+    sched_yield();
+    while (pthread_mutex_trylock(&mutex) != 0)
+        ;
+    ck_assert_int_eq(pthread_mutex_unlock(&mutex), 0);
+    ck_assert_int_eq(pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &end),
+                     0);
+    ck_assert_int_eq(os_threads(), 1);
+}
+END_TEST
+
 START_TEST(test_mutexes_know_their_owner)
 {
     const int kinds[] = {PTHREAD_MUTEX_RECURSIVE, PTHREAD_MUTEX_ERRORCHECK};
@@ -543,17 +577,6 @@ START_TEST(test_mutexes_know_their_owner)
     }
 }
 END_TEST
-
-static struct timespec time_in(clockid_t clock, long ms)
-{
-    struct timespec time;
-
-    clock_gettime(clock, &time);
-    time.tv_nsec += ms * 1000000;
-    time.tv_sec += time.tv_nsec / 1000000000;
-    time.tv_nsec %= 1000000000;
-    return time;
-}
 
 START_TEST(test_waits_for_a_condition_time_out)
 {
@@ -1005,6 +1028,9 @@ START_TEST(test_who_waits_for_what_is_closed_fails)
     stream_pair(pair);
     pthread_t thread = spawn(read_closed, &pair[0]);
     sched_yield();
+    ck_assert_int_eq(dup2(1 << 30, pair[0]), -1); /* none */
+    sched_yield();
+    ck_assert_int_eq(pthread_tryjoin_np(thread, NULL), EBUSY);
     close(pair[0]);
     int next[2];
     stream_pair(next); /* which has the number now */
@@ -1269,6 +1295,7 @@ static Suite *green_suite(void)
     tcase_add_test(tcase,
                    test_a_mutex_held_in_a_sleep_stops_only_those_that_want_it);
     tcase_add_test(tcase, test_who_locks_again_at_once_has_to_queue);
+    tcase_add_test(tcase, test_a_loop_of_trylock_ends);
     tcase_add_test(tcase, test_mutexes_know_their_owner);
     tcase_add_test(tcase, test_waits_for_a_condition_time_out);
     tcase_add_test(tcase, test_signal_wakes_one_and_broadcast_all);

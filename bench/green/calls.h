@@ -49,6 +49,8 @@ typedef void *thread_start(void *);
     X(int, ppoll,                                                             \
       (struct pollfd *, nfds_t, const struct timespec *, const sigset_t *))   \
     X(int, pthread_cancel, (pthread_t))                                       \
+    X(int, pthread_clockjoin_np,                                              \
+      (pthread_t, void **, clockid_t, const struct timespec *))               \
     X(int, pthread_cond_broadcast, (pthread_cond_t *))                        \
     X(int, pthread_cond_clockwait,                                            \
       (pthread_cond_t *, pthread_mutex_t *, clockid_t,                        \

@@ -121,6 +121,8 @@ EXPORT int pthread_mutex_trylock(pthread_mutex_t *mutex)
     if (is_foreign(mutex))
         return plain()->pthread_mutex_trylock(mutex);
     int error = try_lock(mutex);
+    if (error == EBUSY)
+        count_call(); /* a loop of these must come to an end */
     return error == EDEADLK ? EBUSY : error;
 }
 

@@ -132,6 +132,16 @@ EXPORT int pthread_timedjoin_np(pthread_t thread, void **result,
     return join_until(coroutine, result, at(CLOCK_REALTIME, time));
 }
 
+EXPORT int pthread_clockjoin_np(pthread_t thread, void **result,
+                                clockid_t clock, const struct timespec *time)
+{
+    struct coroutine *coroutine = coroutine_of(thread);
+
+    if (coroutine == NULL)
+        return plain()->pthread_clockjoin_np(thread, result, clock, time);
+    return join_until(coroutine, result, at(clock, time));
+}
+
 EXPORT int pthread_detach(pthread_t thread)
 {
     struct coroutine *coroutine = coroutine_of(thread);
