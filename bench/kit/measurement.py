@@ -95,7 +95,7 @@ class Measurement:
     def limit(self):
         """Return the limit of the whole measurement in seconds, or None."""
         options = self.options
-        if options.until and not options.repeat:
+        if options.until:
             return options.time_limit * 60
         return QUICK_SECONDS if options.quick else None
 
@@ -164,8 +164,7 @@ class Measurement:
     def wanted(self, block, repetition):
         """Return those plans of a block that are still needed."""
         plans = [plan for plan in block if plan.key not in self.done]
-        if self.options.until and not self.options.repeat \
-                and repetition > UNTIL_REPETITIONS:
+        if self.options.until and repetition > UNTIL_REPETITIONS:
             wide = {(name, level, delay)
                     for name, _, level, delay in self.too_wide()}
             here = {plan.contender.name for plan in plans
