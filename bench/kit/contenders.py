@@ -75,13 +75,25 @@ def installed(package):
     return done.returncode == 0 and done.stdout == "installed"
 
 
-def read_table(root, wanted):
-    """Return threadecho and the peers; wanted is keep, new or both."""
+def load_table(root):
+    """Return what is in peers.toml."""
     with open(os.path.join(root, PEERS_TABLE), "rb") as file:
         try:
-            table = tomllib.load(file)
+            return tomllib.load(file)
         except tomllib.TOMLDecodeError as error:
             raise Failure(f"{PEERS_TABLE}: {error}") from error
+
+
+def not_run(root):
+    """Return a line for each of the document's names without a contender."""
+    return [f"not run: {gone['name']}\t-\t{gone['model']} "
+            f"({gone['became']}); see {gone['stands_for']}"
+            for gone in load_table(root)["gone"]]
+
+
+def read_table(root, wanted):
+    """Return threadecho and the peers; wanted is keep, new or both."""
+    table = load_table(root)
     found = []
     for entry in table["reference"] + table["peer"]:
         name, model = entry["name"], entry["model"]
