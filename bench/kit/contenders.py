@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The servers to measure: threadecho, the peers, the user's own."""
 
+import concurrent.futures
 import os
 import re
 import shlex
@@ -8,10 +9,26 @@ import shutil
 import subprocess
 import tomllib
 
+from .console import wrap
 from .processes import Failure
 
 PEERS_TABLE = os.path.join("bench", "peers", "peers.toml")
 NEW_CONNECTIONS = "--no-keepalive"
+BASELINE = "threadecho"
+PROBES = 4  # at a time: an interpreter mostly waits for the disk
+
+# The groups of contenders, in the order of a report.
+GROUPS = {
+    "c": "In C",
+    "document": "The document’s own",
+    "frameworks": "Other Python names of the document",
+    "modern": "Newer than the document",
+    "own": "Your own",
+}
+OWN = "own"  # the group of --peer
+# What waits and what fetches: the rows and columns of the matrix.
+WAITS = ("threads", "processes", "events", "coroutines", "io_uring")
+FETCHES = ("libcurl", "sockets")
 
 
 class Contender:
@@ -25,6 +42,7 @@ class Contender:
         self.connection = connection  # keep, new, or - (the server's choice)
         self.entry = entry or {}  # its entry in peers.toml
         self.directory = directory  # to run in; None is the root
+        self.group = self.entry.get("group", OWN)
         self.fetches = "{upstream}" in template
 
     @property
@@ -84,18 +102,39 @@ def load_table(root):
             raise Failure(f"{PEERS_TABLE}: {error}") from error
 
 
-def not_run(root):
-    """Return a line for each of the document's names without a contender."""
-    return [f"not run: {gone['name']}\t-\t{gone['model']} "
-            f"({gone['became']}); see {gone['stands_for']}"
-            for gone in load_table(root)["gone"]]
+def check_entry(entry, cells):
+    """Refuse a group that is unknown or missing, and a wrong place in the
+    matrix; cells are those taken, by what waits and fetches."""
+    where = f"{PEERS_TABLE}: {entry['name']}"
+    groups = [group for group in GROUPS if group != OWN]
+    if entry.get("group") not in groups:
+        found = f"'{entry['group']}'" if "group" in entry else "missing"
+        raise Failure(f"{where}: group is {found}, not one of "
+                      f"{', '.join(groups)}")
+    keys = {"waits": WAITS, "fetches": FETCHES}
+    given = [key for key in keys if key in entry]
+    for key in given:
+        if entry[key] not in keys[key]:
+            raise Failure(f"{where}: {key} is '{entry[key]}', not one of "
+                          f"{', '.join(keys[key])}")
+    if len(given) == 1:
+        raise Failure(f"{where}: has {given[0]}; waits and fetches go "
+                      "together")
+    if given:
+        cell = entry["waits"], entry["fetches"]
+        if cell in cells:
+            raise Failure(f"{where}: waits and fetches are those of "
+                          f"{cells[cell]}")
+        cells[cell] = entry["name"]
 
 
 def read_table(root, wanted):
     """Return threadecho and the peers; wanted is keep, new or both."""
     table = load_table(root)
     found = []
+    cells: dict[tuple, str] = {}
     for entry in table["reference"] + table["peer"]:
+        check_entry(entry, cells)
         name, model = entry["name"], entry["model"]
         command = entry["command"]
         if "{upstream}" not in command:
@@ -149,19 +188,35 @@ def pick(known, wanted):
     return picked
 
 
+def by_option(known, args):
+    """Return the contenders that --group, --matrix and --quick select, or
+    all of them. One without an upstream takes part only by its name."""
+    known = [contender for contender in known if contender.connection != "-"]
+    if args.group or args.matrix:
+        return [contender for contender in known
+                if contender.group in args.group
+                or (args.matrix and "waits" in contender.entry)]
+    if args.contender:
+        return []
+    return [contender for contender in known
+            if not args.quick or contender.entry.get("quick")]
+
+
 def choose(root, args):
     """Return all contenders to measure, and the user's own among them."""
     known = read_table(root, args.upstream_connections)
     peers = [own_server(text) for text in args.peer]
-    chosen = []
-    if args.contender:
-        for wanted in args.contender:
-            chosen += pick(known, wanted)
-    else:
-        # one without an upstream takes part only on request
+    named = [contender for wanted in args.contender
+             for contender in pick(known, wanted)]
+    names = {contender.name for contender in named}
+    chosen = [contender for contender in by_option(known, args)
+              if contender.name not in names]
+    names |= {contender.name for contender in chosen + peers}
+    base = args.baseline or BASELINE
+    if chosen and base not in names:
         chosen = [contender for contender in known
-                  if contender.connection != "-"]
-    chosen = chosen + peers
+                  if contender.name == base] + chosen
+    chosen = chosen + named + peers
     keys = [contender.key for contender in chosen]
     own = [peer.name for peer in peers]
     for name, connection in keys:
@@ -172,15 +227,74 @@ def choose(root, args):
     return chosen, peers
 
 
+def problems(root, chosen):
+    """Return why a contender can't run here, or None, by its name."""
+    by_name = {contender.name: contender for contender in chosen}
+    with concurrent.futures.ThreadPoolExecutor(PROBES) as executor:
+        found = executor.map(lambda contender: contender.problem(root),
+                             by_name.values())
+        return dict(zip(by_name, found))
+
+
 def split_able(root, chosen):
     """Return those that can run here, and a message for each other one."""
-    able = []
-    skipped = {}
+    skipped = problems(root, chosen)
+    return ([contender for contender in chosen
+             if not skipped[contender.name]],
+            [f"{name} is skipped: {problem}"
+             for name, problem in skipped.items() if problem])
+
+
+def described(chosen):
+    """Return what environment.json says of each contender."""
+    found = []
     for contender in chosen:
-        problem = contender.problem(root)
-        if problem:
-            skipped[contender.name] = problem
-        else:
-            able.append(contender)
-    return able, [f"{name} is skipped: {problem}"
-                  for name, problem in skipped.items()]
+        entry = contender.entry
+        facts = {"name": contender.name, "model": contender.model,
+                 "group": contender.group,
+                 "upstream_connection": contender.connection,
+                 "command": contender.template}
+        if contender.name == entry.get("name"):  # an alias has no place
+            facts.update({key: entry[key] for key in ("waits", "fetches")
+                          if key in entry})
+        found.append(facts)
+    return found
+
+
+def listing(root, chosen):
+    """Return what there is to measure, and what can run here, as lines."""
+    why = problems(root, chosen)
+    by_group: dict[str, dict] = {group: {} for group in GROUPS}
+    for contender in chosen:
+        by_group[contender.group].setdefault(contender.name, []).append(
+            contender)
+    lines = []
+    wide = max(len(name) for name in why) + 2
+    modes = max(len(mode_names(each)) for group in by_group.values()
+                for each in group.values()) + 2
+    for group, names in by_group.items():
+        if not names:
+            continue
+        lines += ["", f"{group}: {GROUPS[group]}"]
+        for name, each in names.items():
+            lines += wrap(f"  {name:<{wide}}{mode_names(each):<{modes}}"
+                          f"{each[0].model}", wide + modes + 2)
+            if why[name]:
+                lines += wrap(" " * (wide + 2) + f"NOT HERE: {why[name]}",
+                              wide + 4)
+    return lines[1:]
+
+
+def mode_names(contenders):
+    """Return how they use their upstream connections, as one word."""
+    return ",".join(contender.connection for contender in contenders)
+
+
+def gone_listing(root):
+    """Return the document's names that have no contender, and which one has
+    the model of each, as lines."""
+    lines = ["", "gone: names of the document that Debian has for no Python"]
+    for entry in load_table(root)["gone"]:
+        lines += wrap(f"  {entry['name']}: {entry['model']} "
+                      f"({entry['became']}); see {entry['stands_for']}", 6)
+    return lines
