@@ -114,7 +114,10 @@ $(PEERS): | $(BUILD)/peers
 $(BUILD)/peers:
 	mkdir -p $@
 
-$(BUILD)/peers/bare: $(addprefix $(BUILD)/bench/peers/,bare.o peer.o) $(LIB)
+# $(call peer,NAMES): the objects of these files, and what all peers share.
+peer = $(addprefix $(BUILD)/bench/peers/,$(addsuffix .o,$(1) peer)) $(LIB)
+
+$(BUILD)/peers/bare: $(call peer,bare fetch_line exchange)
 	$(LINK)
 
 $(BUILD)/peers/events: $(addprefix $(BUILD)/bench/peers/,events.o peer.o) \
