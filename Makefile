@@ -84,8 +84,8 @@ $(BUILD)/%.o: %.c $(FLAGS)
 # The measuring kit.
 
 KIT = $(addprefix $(BUILD)/,upstream load pool green.so)
-PEERS = $(addprefix $(BUILD)/peers/,bare events processes $(if $(shell \
-	command -v go),goroutines))
+PEERS = $(addprefix $(BUILD)/peers/,bare bare_events events processes \
+	$(if $(shell command -v go),goroutines))
 
 .PHONY: bench
 bench: $(PROGRAM) $(KIT) $(PEERS)
@@ -118,6 +118,9 @@ $(BUILD)/peers:
 peer = $(addprefix $(BUILD)/bench/peers/,$(addsuffix .o,$(1) peer)) $(LIB)
 
 $(BUILD)/peers/bare: $(call peer,bare fetch_line exchange)
+	$(LINK)
+
+$(BUILD)/peers/bare_events: $(call peer,bare_events exchange)
 	$(LINK)
 
 $(BUILD)/peers/events: $(addprefix $(BUILD)/bench/peers/,events.o peer.o) \
