@@ -84,8 +84,8 @@ $(BUILD)/%.o: %.c $(FLAGS)
 # The measuring kit.
 
 KIT = $(addprefix $(BUILD)/,upstream load pool green.so)
-PEERS = $(addprefix $(BUILD)/peers/,bare bare_events events processes \
-	$(if $(shell command -v go),goroutines))
+PEERS = $(addprefix $(BUILD)/peers/,bare bare_events bare_processes \
+	events processes $(if $(shell command -v go),goroutines))
 
 .PHONY: bench
 bench: $(PROGRAM) $(KIT) $(PEERS)
@@ -123,12 +123,13 @@ $(BUILD)/peers/bare: $(call peer,bare fetch_line exchange)
 $(BUILD)/peers/bare_events: $(call peer,bare_events exchange)
 	$(LINK)
 
-$(BUILD)/peers/events: $(addprefix $(BUILD)/bench/peers/,events.o peer.o) \
-		$(LIB)
+$(BUILD)/peers/bare_processes: $(call peer,bare_processes fetch_line exchange)
+	$(LINK)
+
+$(BUILD)/peers/events: $(call peer,events)
 	$(LINK) $(call pkg,--libs,libevent) $(call pkg,--libs,libcurl)
 
-$(BUILD)/peers/processes: $(addprefix $(BUILD)/bench/peers/,processes.o \
-		peer.o) $(BUILD)/fetch.o $(LIB)
+$(BUILD)/peers/processes: $(BUILD)/fetch.o $(call peer,processes)
 	$(LINK) $(call pkg,--libs,libcurl libssl)
 
 # Without modules, and with the cache here and not in the home directory. Its
