@@ -4,7 +4,7 @@
 # make check      the test suites; make asan, make tsan: under sanitizers;
 #                 make coverage: with a table of what they have run
 # make lint       format, clang-tidy, cppcheck, shellcheck, the manual; and
-#                 make lint-python, lint-go, lint-javascript
+#                 make lint-python, lint-go, lint-rust, lint-javascript
 # make demo       build, and show a conversation
 # make bench      the programs of the measuring kit
 # make install    the program and its manual, under DESTDIR and prefix
@@ -85,10 +85,21 @@ $(BUILD)/%.o: %.c $(FLAGS)
 
 KIT = $(addprefix $(BUILD)/,upstream load pool green.so)
 PEERS = $(addprefix $(BUILD)/peers/,bare bare_events bare_processes \
-	events processes $(if $(shell command -v go),goroutines))
+	events processes)
+
+# Compilers of other languages, if they are there. What they make depends on
+# neither CC nor CFLAGS, so it is built once, wherever BUILD is. Debian's own
+# cargo, whatever cargo is first on the PATH: its crates are in the directory.
+CRATES = /usr/share/cargo/registry
+RUST_NEEDS = /usr/bin/cargo $(patsubst %,$(CRATES)/%.*,hyper-0.14 \
+	percent-encoding-2 pico-args-0.4 rlimit-0.8 tokio-1)
+RUST = $(if $(strip $(foreach path,$(RUST_NEEDS),$(if $(wildcard \
+	$(path)),,missing))),,tasks)
+OTHER_PEERS = $(addprefix build/peers/,$(if $(shell command -v go),\
+	goroutines) $(RUST))
 
 .PHONY: bench
-bench: $(PROGRAM) $(KIT) $(PEERS)
+bench: $(PROGRAM) $(KIT) $(PEERS) $(OTHER_PEERS)
 
 $(BUILD)/upstream: $(addprefix $(BUILD)/bench/,upstream.o mark.o \
 		arguments.o) $(LIB)
@@ -111,7 +122,8 @@ $(BUILD)/green.so: $(GREEN_OBJECTS)
 	$(LINK) -shared -ldl
 
 $(PEERS): | $(BUILD)/peers
-$(BUILD)/peers:
+$(OTHER_PEERS): | build/peers
+$(sort $(BUILD)/peers build/peers):
 	mkdir -p $@
 
 # $(call peer,NAMES): the objects of these files, and what all peers share.
@@ -134,10 +146,21 @@ $(BUILD)/peers/processes: $(BUILD)/fetch.o $(call peer,processes)
 
 # Without modules, and with the cache here and not in the home directory. Its
 # path must be absolute, and may have a blank.
-GO_COMMAND = GO111MODULE=off GOFLAGS= \
-	GOCACHE="$$(realpath $(BUILD))/go-cache" go
-$(BUILD)/peers/goroutines: bench/peers/goroutines.go
+GO_COMMAND = GO111MODULE=off GOFLAGS= GOCACHE="$$(realpath build)/go-cache" go
+build/peers/goroutines: bench/peers/goroutines.go
 	$(GO_COMMAND) build -o $@ $<
+
+# In a directory of its own, where cargo may leave its Cargo.lock. It has the
+# jobs of this machine, not those of make.
+CARGO_COMMAND = MAKEFLAGS= RUSTFLAGS= RUSTC=/usr/bin/rustc CARGO_HOME=home \
+	/usr/bin/cargo --offline --quiet \
+	--config 'source.crates-io.replace-with="debian"' \
+	--config 'source.debian.directory="$(CRATES)"'
+build/peers/tasks: bench/peers/tasks.rs bench/peers/Cargo.toml
+	@mkdir -p build/cargo
+	cp $^ build/cargo
+	cd build/cargo && $(CARGO_COMMAND) build --release --target-dir target
+	cp build/cargo/target/release/tasks $@
 
 # The tests: each tests/test_NAME.c is a program, and so is each
 # tests/bench_NAME.c, which tests the measuring kit.
@@ -202,6 +225,7 @@ PYTHON_MODULES = $(wildcard bench/*.py bench/kit/*.py bench/peers/*.py)
 PYTHON_SCRIPTS = $(filter-out %.py,$(shell grep -slE '^.!.*python3$$' \
 	scripts/* bench/* tests/* .ci/*))
 GO = $(wildcard bench/peers/*.go)
+RUST_SOURCES = $(wildcard bench/peers/*.rs)
 JAVASCRIPT = $(wildcard bench/peers/*.js)
 LINT_FLAGS = -std=c11 -D_POSIX_C_SOURCE=200809L $(call pkg,--cflags,\
 	libcurl libevent libsodium check,build check)
@@ -216,7 +240,7 @@ found = $(or $($(1)),$(error make lint finds no $(1)))
 need = @command -v $(1) >/dev/null || { echo "make lint: $(1) is missing:\
 	run scripts/install-deps $(2)" >&2; exit 1; }
 
-.PHONY: lint lint-python lint-go lint-javascript
+.PHONY: lint lint-python lint-go lint-rust lint-javascript
 # Debian's own, whatever python3 is first on the PATH. mypy takes scripts apart
 # from modules, because one may have the name of the other.
 lint-python:
@@ -232,14 +256,18 @@ lint-go:
 	$(call need,gofmt,peers)
 	unformatted=$$(gofmt -l $(call found,GO)) && [ -z "$$unformatted" ] || \
 		{ gofmt -d $(GO) >&2; exit 1; }
-	@mkdir -p $(BUILD)
+	@mkdir -p build
 	$(GO_COMMAND) vet $(GO)
+
+lint-rust:
+	$(call need,/usr/bin/rustfmt,check)
+	/usr/bin/rustfmt --check $(call found,RUST_SOURCES)
 
 lint-javascript:
 	$(call need,node,peers)
 	printf '%s\n' $(call found,JAVASCRIPT) | xargs -n 1 node --check
 
-lint: $(PROGRAM) lint-python lint-go lint-javascript
+lint: $(PROGRAM) lint-python lint-go lint-rust lint-javascript
 	clang-format --dry-run --Werror $(call found,SOURCES) \
 		$(call found,HEADERS)
 	printf '%s\n' $(SOURCES) | xargs -n 4 -P 2 sh -c \
