@@ -147,6 +147,15 @@ static bool has_ended(const struct process *process)
     return process->state == 'Z' || process->state == 'X';
 }
 
+bool descendants_ended(pid_t pid)
+{
+    char text[16];
+    struct process process;
+
+    snprintf(text, sizeof text, "%d", (int)pid);
+    return !read_process(text, &process) || has_ended(&process);
+}
+
 /* Sends the signal to all below us, and reaps. Returns how many there are. */
 static size_t signal_below(int signal_number, bool with_own)
 {

@@ -11,6 +11,7 @@
 #ifndef DESCENDANTS_H
 #define DESCENDANTS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -21,6 +22,9 @@ void descendants_adopt(void);
  * ended. Neither such a child nor anything below it is an orphan. */
 void descendants_own(pid_t child);
 void descendants_disown(pid_t child);
+
+/* Returns whether a process has ended, whoever has to wait for it. */
+bool descendants_ended(pid_t pid);
 
 /* Returns an orphan that has not ended, or 0 if there is none. */
 pid_t descendants_orphan(void);

@@ -208,6 +208,8 @@ void context_server(const struct server_process *server,
 {
     context.server = server;
     context.upstream = upstream;
+    if (server == NULL)
+        context.line = (struct bytes){NULL, 0}; /* the test owned it */
 }
 
 void upstream_answers_as(const char *path)

@@ -12,6 +12,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/inet_diag.h>
+#include <linux/netlink.h>
+#include <linux/sock_diag.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -442,7 +445,8 @@ static bool gets_ready(struct server_process *s, bool by_port)
 void server_ending(const struct server_process *s, char text[64])
 {
     if (s->pid > 0)
-        snprintf(text, 64, "still runs");
+        snprintf(text, 64,
+                 descendants_ended(s->pid) ? "has ended" : "still runs");
     else if (WIFEXITED(s->status))
         snprintf(text, 64, "ended with status %d", WEXITSTATUS(s->status));
     else
@@ -733,6 +737,65 @@ static long count_descriptors(const struct server_process *s)
         count++;
     closedir(dir);
     return count - 2; /* . and .. */
+}
+
+/* Counts the sockets with that local port in an answer of the kernel's.
+ * Returns whether the answer goes on. */
+static bool count_local(const struct nlmsghdr *message, size_t len,
+                        in_port_t port, int *count)
+{
+    for (; NLMSG_OK(message, len); message = NLMSG_NEXT(message, len)) {
+        const struct inet_diag_msg *found = NLMSG_DATA(message);
+        ck_assert_int_ne(message->nlmsg_type, NLMSG_ERROR);
+        if (message->nlmsg_type == NLMSG_DONE)
+            return false;
+        *count += found->id.idiag_sport == port;
+    }
+    return true;
+}
+
+/* Returns how many connections it has not closed, of clients that may have.
+ * /proc/net/tcp would tell too, but takes long when many ports wait. */
+static int count_connections(const struct server_process *s)
+{
+    const struct {
+        struct nlmsghdr header;
+        struct inet_diag_req_v2 request;
+    } dump = {
+        .header = {.nlmsg_len = sizeof dump,
+                   .nlmsg_type = SOCK_DIAG_BY_FAMILY,
+                   .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
+        .request = {.sdiag_family = AF_INET,
+                    .sdiag_protocol = IPPROTO_TCP,
+                    .idiag_states =
+                        1 << TCP_ESTABLISHED | 1 << TCP_CLOSE_WAIT},
+    };
+    const in_port_t port = htons((in_port_t)strtoul(s->port, NULL, 10));
+    _Alignas(struct nlmsghdr) char answer[32768];
+    int count = 0;
+    ssize_t len;
+    int fd = socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(send(fd, &dump, sizeof dump, 0), sizeof dump);
+    do {
+        len = recv(fd, answer, sizeof answer, 0);
+        ck_assert_int_gt(len, 0);
+    } while (count_local((void *)answer, (size_t)len, port, &count));
+    close(fd);
+    return count;
+}
+
+void server_closes_all(const struct server_process *s)
+{
+    long long deadline = now_ms() + PATIENCE_MS;
+    int count;
+
+    while ((count = count_connections(s)) > 0) {
+        must(now_ms() < deadline,
+             "it keeps %d connections whose clients have gone", count);
+        let_pass(POLL_MS);
+    }
 }
 
 long threads_per_client(void)

@@ -137,6 +137,10 @@ struct holding {
     long threads;
 };
 
+/* Waits until it has closed the connections of all clients. They must all have
+ * closed theirs. */
+void server_closes_all(const struct server_process *s);
+
 /* Returns how many threads of the system a client costs: one, or none where
  * $GREEN says that the program runs its threads as coroutines. */
 long threads_per_client(void);

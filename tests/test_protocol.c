@@ -7,8 +7,10 @@
  *
  * The suite "protocol" is what every server owes its clients, "robust" what a
  * server for many clients needs besides; --protocol leaves "robust" out.
- * --list names the tests, --only NAME[:NUMBER] runs one of them, and
- * --upstream PORT serves what they fetch from.
+ * --together starts the server once for each case and not for each test, which
+ * an interpreter takes long to do. --list names the tests, --only
+ * NAME[:NUMBER] runs one of them, and --upstream PORT serves what they fetch
+ * from.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -40,19 +42,30 @@
 
 static struct server_process *server;
 
-static void set_up(void)
+static void start_server(void)
 {
     const char *command = getenv("SERVER");
     char url[ROGUE_URL_SIZE];
 
-    /* On such a port it can be stopped and started again. */
-    upstream = rogue_start(free_port());
-    ck_assert_ptr_nonnull(upstream);
     rogue_url(upstream, UPSTREAM_PATH, url);
     server = command != NULL
                  ? server_start(url, "%s", command)
                  : server_start(NULL, "%s --listen 127.0.0.1:0 --upstream %s",
                                 threadecho(), url);
+}
+
+static void stop_server(void)
+{
+    server_stop(server);
+    server_free(server);
+}
+
+static void set_up(void)
+{
+    /* On such a port it can be stopped and started again. */
+    upstream = rogue_start(free_port());
+    ck_assert_ptr_nonnull(upstream);
+    start_server();
     context_server(server, upstream);
 }
 
@@ -60,8 +73,34 @@ static void tear_down(void)
 {
     rogue_stop(upstream); /* first: this ends fetches that hang */
     context_server(NULL, NULL);
-    server_stop(server);
-    server_free(server);
+    stop_server();
+}
+
+static bool together; /* one server for all tests of a case */
+static int upstream_port;
+
+static void set_up_case(void)
+{
+    upstream = rogue_start(free_port());
+    ck_assert_ptr_nonnull(upstream);
+    upstream_port = rogue_port(upstream);
+    start_server();
+    rogue_stop(upstream);
+}
+
+static void set_up_together(void)
+{
+    upstream = rogue_start(upstream_port);
+    ck_assert_msg(upstream != NULL, "upstream: %s", strerror(errno));
+    context_server(server, upstream);
+}
+
+/* What a test has left must not reach the next one. */
+static void tear_down_together(void)
+{
+    rogue_stop(upstream);
+    context_server(NULL, NULL);
+    server_closes_all(server);
 }
 
 /* Sends it all, reads all replies, and compares byte for byte. */
@@ -820,6 +859,17 @@ static bool wanted(const struct test *test, const struct only *only,
     return *first < *end;
 }
 
+static TCase *add_tests(Suite *suite, const char *name)
+{
+    TCase *tcase;
+
+    if (!together)
+        return add_case_with(suite, name, set_up, tear_down);
+    tcase = add_case_with(suite, name, set_up_together, tear_down_together);
+    tcase_add_unchecked_fixture(tcase, set_up_case, stop_server);
+    return tcase;
+}
+
 /* Runs those tests of the table that are wanted, as a suite. Returns how many
  * failed, and adds to *found how many tests were wanted. */
 static int run_tests(const char *name, const struct test *tests, size_t count,
@@ -833,7 +883,7 @@ static int run_tests(const char *name, const struct test *tests, size_t count,
         int first;
         int end;
         if (i == 0 || strcmp(tests[i].tcase, tests[i - 1].tcase) != 0)
-            tcase = add_case_with(suite, tests[i].tcase, set_up, tear_down);
+            tcase = add_tests(suite, tests[i].tcase);
         if (!wanted(&tests[i], only, &first, &end))
             continue;
         ++*found;
@@ -929,6 +979,7 @@ static int usage(void)
     fputs(
         "usage: [SERVER=COMMAND] test_protocol [OPTION]\n"
         "  --protocol              without the tests of the suite \"robust\"\n"
+        "  --together              the same, with one server for many tests\n"
         "  --only NAME[:NUMBER]    one test, or one of its cases\n"
         "  --list                  the names of the tests\n"
         "  --upstream PORT [PATH]  serve what the tests fetch from; it "
@@ -942,7 +993,8 @@ static int usage(void)
 int main(int argc, char **argv)
 {
     const char *option = argc > 1 ? argv[1] : "";
-    bool protocol_only = argc == 2 && strcmp(option, "--protocol") == 0;
+    bool protocol_only = argc == 2 && (strcmp(option, "--protocol") == 0 ||
+                                       strcmp(option, "--together") == 0);
     struct only only = {.name = NULL};
     int found = 0;
 
@@ -958,6 +1010,7 @@ int main(int argc, char **argv)
          !parse_only(argv[2], &only)))
         return usage();
 
+    together = strcmp(option, "--together") == 0;
     context_program(argv[0]);
     if (run_start() > 0)
         return 1;

@@ -15,7 +15,7 @@ TO_END = 30  # seconds for the suite to end what it has started
 COLUMNS = 79
 
 
-def hold(root, contender, log):
+def hold(root, contender, log, option="--protocol"):
     """Run the suite; return whether it passed, how it ended, its failures.
 
     The report goes to log as TAP, test by test. The suite is stopped soon
@@ -27,7 +27,7 @@ def hold(root, contender, log):
     directory = contender.directory or root
     # A failure names the suite as it is called here.
     suite = os.path.relpath(os.path.join(root, SUITE), directory)
-    program = Program([suite, "--protocol"], os.devnull, cwd=directory,
+    program = Program([suite, option], os.devnull, cwd=directory,
                       untrusted=True,
                       env={**os.environ, "SERVER": contender.template,
                            "CK_TAP_LOG_FILE_NAME": log})
