@@ -85,7 +85,7 @@ $(BUILD)/%.o: %.c $(FLAGS)
 
 KIT = $(addprefix $(BUILD)/,upstream load pool green.so)
 PEERS = $(addprefix $(BUILD)/peers/,bare bare_events bare_processes \
-	events processes)
+	events naive processes)
 
 # Compilers of other languages, if they are there. What they make depends on
 # neither CC nor CFLAGS, so it is built once, wherever BUILD is. Debian's own
@@ -140,6 +140,9 @@ $(BUILD)/peers/bare_processes: $(call peer,bare_processes fetch_line exchange)
 
 $(BUILD)/peers/events: $(call peer,events)
 	$(LINK) $(call pkg,--libs,libevent) $(call pkg,--libs,libcurl)
+
+$(BUILD)/peers/naive: $(BUILD)/bench/peers/naive.o
+	$(LINK) $(call pkg,--libs,libcurl)
 
 $(BUILD)/peers/processes: $(BUILD)/fetch.o $(call peer,processes)
 	$(LINK) $(call pkg,--libs,libcurl libssl)
