@@ -5,10 +5,13 @@ A chart is as wide as a phone, so its text is as large there as on a desk.
 What has the colour of the text follows the reader's colour scheme.
 """
 
+import colorsys
 import html
 import math
 import statistics
 from typing import NamedTuple
+
+from .groups import Groups
 
 WIDTH = 380
 SMALL_WIDTH = 280  # of a heat map among others
@@ -21,6 +24,12 @@ COLOURS = ("#e4572e", "#2f86d6", "#3a9d5d", "#a868d6", "#d9901a", "#1ba3a3",
            "#d6579c", "#7d8a2e", "#8a6a4f", "#6f7ff0", "#b03a48", "#5f8f8f",
            "#c27ba0", "#4f9ad0")
 TEXT_COLOUR = "currentColor"
+# The hues of a group, in degrees, and how light they are in turn: relative
+# luminances with a contrast of 3 and more to white and to black.
+HUES = {"c": (185, 265), "document": (-12, 45), "frameworks": (280, 335),
+        "modern": (85, 160), "own": (48, 75)}
+LUMINANCES = (0.17, 0.28, 0.22)
+SATURATION = 0.68
 HEAT_CELL = 3  # side of a heat map's cell
 HEAT_SHADES = (0.3, 0.42, 0.54, 0.66, 0.8, 1)
 
@@ -47,6 +56,7 @@ class Panel(NamedTuple):
     heading: str
     rows: list
     floor: float = 0  # a logarithmic scale starts no lower
+    frame: tuple = ()  # rows of the charts beside it, on the same scale
 
 
 class Line(NamedTuple):
@@ -55,13 +65,48 @@ class Line(NamedTuple):
     points: list  # (x, y, hover)
 
 
-def colour_of(names, baseline):
-    """Return a colour for each name; the baseline has the text's colour."""
+def colour_of(names, baseline, groups=None):
+    """Return a colour for each name; the baseline has the text's colour.
+
+    Those of a group have hues of its own.
+    """
+    groups = groups or Groups()
     others = [name for name in names if name != baseline]
-    colours = {name: COLOURS[index % len(COLOURS)]
-               for index, name in enumerate(others)}
+    colours = {}
+    for part in groups.parts(others):
+        for index, name in enumerate(part.names):
+            colours[name] = family_colour(
+                HUES[part.group], index, len(part.names)) if part.group \
+                else COLOURS[index % len(COLOURS)]
     colours[baseline] = TEXT_COLOUR
     return colours
+
+
+def family_colour(hues, index, count):
+    """Return one of this many colours between two hues; neighbours differ in
+    hue and in lightness."""
+    stride = next(stride for stride in range(2 * count // 5 + 1, count + 1)
+                  if math.gcd(stride, count) == 1)
+    step = index * stride % count
+    hue = hues[0] + (hues[1] - hues[0]) * step / max(count - 1, 1)
+    wanted = LUMINANCES[index % len(LUMINANCES)]
+    low, high = 0.0, 1.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        colour = colorsys.hls_to_rgb(hue % 360 / 360, middle, SATURATION)
+        if luminance(colour) < wanted:
+            low = middle
+        else:
+            high = middle
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colour)
+
+
+def luminance(colour):
+    """Return the relative luminance of a colour in sRGB, as WCAG has it."""
+    red, green, blue = (part / 12.92 if part <= 0.04045
+                        else ((part + 0.055) / 1.055) ** 2.4
+                        for part in colour)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def text_width(text, size=TEXT_SIZE):
@@ -187,6 +232,14 @@ class Drawing:
         self.add("text", html.escape(text) + hover, x=float(x), y=float(y),
                  **attributes)
 
+    def title(self, title):
+        """Write what a chart is of, if it is one of several; return where
+        the rest of it starts."""
+        if not title:
+            return 0.0
+        self.text(2, 13, title, class_="heading", font_size=13)
+        return 20.0
+
     def line(self, start, end, **attributes):
         self.add("line", x1=float(start[0]), y1=float(start[1]),
                  x2=float(end[0]), y2=float(end[1]), **attributes)
@@ -258,16 +311,22 @@ def spread_out(wanted, apart, low, high):
     return places
 
 
-def lines(path, series, labels, colours, log_y=False, reference=None):
-    """Draw a line for each contender, over a logarithmic x."""
+def lines(path, series, labels, colours, log_y=False, reference=None,
+          title="", frame=()):
+    """Draw a line for each contender, over a logarithmic x.
+
+    The frame are the lines of the charts beside it, on the same scales.
+    """
     drawing = Drawing()
-    xs = sorted({x for line in series for x, _, _ in line.points})
-    ys = [y for line in series for _, y, _ in line.points]
+    frame = frame or series
+    xs = sorted({x for line in frame for x, _, _ in line.points})
+    ys = [y for line in frame for _, y, _ in line.points]
     if reference is not None:
         ys.append(reference)
-    top = 26.0
+    start = drawing.title(title)
+    top = start + 26.0
     bottom = top + max(230, len(series) * 13 + 10)
-    names = max(text_width(line.name) for line in series)
+    names = max(text_width(line.name) for line in frame)
     right = WIDTH - min(names, NAME_WIDTH) - 20
     y_scale = Scale(ys, (bottom, top), log_y)
     left = max(text_width(tick_text(tick), 10)
@@ -275,7 +334,7 @@ def lines(path, series, labels, colours, log_y=False, reference=None):
     x_scale = Scale(xs, (left + 8, right - 6), True)
     # the levels are the ends, not the next 1, 2 or 5
     x_scale.low, x_scale.high = xs[0], max(xs[-1], xs[0] * 1.01)
-    drawing.text(2, 12, labels[1], class_="heading")
+    drawing.text(2, start + 12, labels[1], class_="heading")
     drawing.upright_axis(y_scale, left, right)
     drawing.line((left, bottom), (right, bottom), class_="axis")
     free = float("inf")
@@ -318,17 +377,17 @@ def lines(path, series, labels, colours, log_y=False, reference=None):
 
 def layout(panels):
     """Return where the plot of a chart of rows starts and ends."""
-    rows = [row for panel in panels for row in panel.rows]
+    rows = [row for panel in panels for row in panel.frame or panel.rows]
     names = max(text_width(row.name) for row in rows)
     labels = max(text_width(row.label) for row in rows)
     return min(names, NAME_WIDTH) + 8.0, WIDTH - labels - 10.0
 
 
-def chart_of_rows(path, panels, parts, unit, draw_row, draw_key, log):
+def chart_of_rows(path, panels, parts, unit, draw_row, draw_key, log, title):
     """Draw panels of rows, one below the other."""
     drawing = Drawing()
     left, right = layout(panels)
-    y = 4.0
+    y = drawing.title(title) + 4.0
     if len(parts) > 1:
         x = left
         for index, part in enumerate(parts):
@@ -340,8 +399,9 @@ def chart_of_rows(path, panels, parts, unit, draw_row, draw_key, log):
         drawing.text(2, y + 11, panel.heading, class_="heading")
         top = y + 16
         bottom = top + len(panel.rows) * ROW + 2
-        values = [value for row in panel.rows for value in row.values] \
-            if log else [sum(row.values) for row in panel.rows]
+        frame = panel.frame or panel.rows
+        values = [value for row in frame for value in row.values] \
+            if log else [sum(row.values) for row in frame]
         scale = Scale(values, (left, right - 6), log, panel.floor)
         drawing.level_axis(scale, bottom, top)
         for index, row in enumerate(panel.rows):
@@ -359,7 +419,7 @@ def chart_of_rows(path, panels, parts, unit, draw_row, draw_key, log):
     return drawing.svg(y + 16, name_of(path), path)
 
 
-def bars(path, panels, parts, unit, colours):
+def bars(path, panels, parts, unit, colours, title=""):
     """Draw bars from zero; the parts of a bar differ in opacity."""
     solid = (0.95, 0.4) if len(parts) > 1 else (0.9,)
 
@@ -377,10 +437,10 @@ def bars(path, panels, parts, unit, colours):
                     fill="#8a8f98", fill_opacity=solid[index])
 
     return chart_of_rows(path, panels, parts, unit, draw_row, draw_key,
-                         False)
+                         False, title)
 
 
-def dots(path, panels, parts, unit, colours, joined=True):
+def dots(path, panels, parts, unit, colours, joined=True, title=""):
     """Draw a mark for each part, over a logarithmic x.
 
     The parts are (name, shape). A value below the scale is a faint mark at
@@ -401,7 +461,7 @@ def dots(path, panels, parts, unit, colours, joined=True):
         drawing.mark(parts[index][1], x, y, "#8a8f98")
 
     return chart_of_rows(path, panels, [name for name, _ in parts], unit,
-                         draw_row, draw_key, True)
+                         draw_row, draw_key, True, title)
 
 
 def heat(samples, seconds, ends, hover, path=None):

@@ -10,6 +10,7 @@ import subprocess
 import tomllib
 
 from .console import wrap
+from .groups import CHOICES, GROUPS, OWN
 from .processes import Failure
 
 PEERS_TABLE = os.path.join("bench", "peers", "peers.toml")
@@ -17,15 +18,6 @@ NEW_CONNECTIONS = "--no-keepalive"
 BASELINE = "threadecho"
 PROBES = 4  # at a time: an interpreter mostly waits for the disk
 
-# The groups of contenders, in the order of a report.
-GROUPS = {
-    "c": "In C",
-    "document": "The document’s own",
-    "frameworks": "Other Python names of the document",
-    "modern": "Newer than the document",
-    "own": "Your own",
-}
-OWN = "own"  # the group of --peer
 # What waits and what fetches: the rows and columns of the matrix.
 WAITS = ("threads", "processes", "events", "coroutines", "io_uring")
 FETCHES = ("libcurl", "sockets")
@@ -106,11 +98,10 @@ def check_entry(entry, cells):
     """Refuse a group that is unknown or missing, and a wrong place in the
     matrix; cells are those taken, by what waits and fetches."""
     where = f"{PEERS_TABLE}: {entry['name']}"
-    groups = [group for group in GROUPS if group != OWN]
-    if entry.get("group") not in groups:
+    if entry.get("group") not in CHOICES:
         found = f"'{entry['group']}'" if "group" in entry else "missing"
         raise Failure(f"{where}: group is {found}, not one of "
-                      f"{', '.join(groups)}")
+                      f"{', '.join(CHOICES)}")
     keys = {"waits": WAITS, "fetches": FETCHES}
     given = [key for key in keys if key in entry]
     for key in given:

@@ -6,6 +6,7 @@ import os
 from . import report, results, verdict
 from .console import wrap
 from .directory import facts_of
+from .groups import Groups
 from .processes import Failure
 
 BEGIN = "<!-- figures: scripts/plot --table writes what follows -->"
@@ -24,26 +25,34 @@ HEADINGS = {
 }
 
 
-def level_table(comparison, level, ratios):
+def level_table(comparison, level, ratios, groups):
     """Return the medians at this many connections, a row per style."""
     lines = [f"**{results.connections(level)}**", "",
              f"| style | {' | '.join(HEADINGS.values())} | "
              f"CPU / {ratios.baseline}'s |",
              "|---|" + "---:|" * (len(HEADINGS) + 1)]
-    for name in comparison.names:
-        if not comparison.made[name, level]:
-            continue  # not measured
-        cells = []
-        for column in HEADINGS:
-            cells.append(report.shown(comparison, name, level, column))
-            if column == report.CPU:
-                spread = comparison.spread(name, level, column, 0)
-                cells[-1] += f" ({spread})" if spread else ""
-        ratio = ratios.get(name, level, report.CPU)
-        own = name == ratios.baseline  # its ratio is that to itself
-        cells.append(verdict.number(ratio) if ratio and not own else "–")
-        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    for part in groups.baseline_first(comparison.names):
+        rows = [row_of(comparison, level, ratios, name)
+                for name in part.names if comparison.made[name, level]]
+        if rows and part.heading:
+            lines.append(f"| **{part.heading}** |" +
+                         " |" * (len(HEADINGS) + 1))
+        lines += rows
     return lines + [""]
+
+
+def row_of(comparison, level, ratios, name):
+    """Return the row of one style."""
+    cells = []
+    for column in HEADINGS:
+        cells.append(report.shown(comparison, name, level, column))
+        if column == report.CPU:
+            spread = comparison.spread(name, level, column, 0)
+            cells[-1] += f" ({spread})" if spread else ""
+    ratio = ratios.get(name, level, report.CPU)
+    own = name == ratios.baseline  # its ratio is that to itself
+    cells.append(verdict.number(ratio) if ratio and not own else "–")
+    return f"| `{name}` | " + " | ".join(cells) + " |"
 
 
 def facts_line(comparison, facts):
@@ -74,8 +83,9 @@ def tables(directory):
     comparison = results.comparisons_of(rows)[0]
     lines = wrap(facts_line(comparison, facts), 0, WIDTH) + [""]
     ratios = verdict.Verdict(comparison, baseline)
+    groups = Groups(rows, baseline, facts)
     for level in comparison.levels:
-        lines += level_table(comparison, level, ratios)
+        lines += level_table(comparison, level, ratios, groups)
     return lines
 
 

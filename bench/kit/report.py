@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from . import charts, search, verdict
 from .directory import facts_of, rows_of
+from .groups import Groups
 from .processes import Failure
 from .results import (baseline_of, cell, comparisons_of, connections, current,
                       median, ordered, read_rows)
@@ -126,6 +127,7 @@ h1{font-size:1.7rem;line-height:1.2;margin:.2em 0}
 h2{font-size:1.3rem;margin:2.2em 0 .3em;padding-top:.6em;
 border-top:1px solid var(--rule)}
 h3{font-size:1.05rem;margin:1.2em 0 .3em}
+h4{font-size:.95rem;margin:1em 0 .2em}
 p{margin:.5em 0;max-width:72ch}
 .faint{color:var(--faint);font-size:.9rem}
 .verdict{display:inline-block;font-weight:600;padding:.25em .7em;
@@ -140,6 +142,9 @@ figure{margin:0;min-width:0;max-width:480px}
 figure h3{margin-top:.4em}
 figure svg{width:100%;height:auto;display:block}
 figcaption{font-size:.92rem;color:var(--faint)}
+figure.multiple{grid-column:1/-1;max-width:none}
+figure.multiple figcaption{max-width:72ch;margin:0 0 .6em}
+figure.multiple .figures div{min-width:0;max-width:480px}
 .wide{overflow-x:auto;margin:.6em 0 1.2em;border:1px solid var(--rule);
 border-radius:6px}
 table{border-collapse:collapse;font-size:.8rem;width:100%;
@@ -154,6 +159,8 @@ width:max-content;min-width:min(24vw,9em);max-width:min(28vw,15em)}
 tr:last-child td{border-bottom:0}
 tr.level th{background:var(--panel);color:var(--ink);text-align:left;
 max-width:none}
+tr.group th{color:var(--ink);text-align:left;max-width:none;
+padding-top:.7em}
 tr.base td{background:var(--mark);font-weight:600}
 table.ratios td small{color:var(--faint);font-weight:400}
 table.ratios tr.base td{font-weight:400}
@@ -259,94 +266,124 @@ def panels_of(comparison, columns, label, order, descending=False):
     return panels
 
 
-def draw_growth(comparison, what, heading, path, colours):
-    """Draw overhead or throughput against the number of connections.
+class Pictures:
+    """Draws the charts of a comparison: one, or one for each group."""
 
-    At one number of connections there is no line: the values are in a row
-    each.
-    """
-    column = {"overhead": "overhead_ratio",
-              "throughput": "throughput_per_s"}[what]
-    figure = FIGURES[column]
-    unit = f"{figure.heading} {figure.unit}".strip()
-    if len(comparison.levels) == 1:
-        panels = panels_of(comparison, (column,), (column,), column,
-                           descending=what == "throughput")
-        return [("one level", heading, charts.dots(
-            path, panels, ((unit, "dot"),), unit, colours))] if panels else []
-    series = series_of(comparison, column)
-    if not series:
-        return []
-    largest = [max(y for line in series for x, y, _ in line.points
-                   if x == level) for level in
-               sorted({x for line in series for x, _, _ in line.points})]
-    return [(what, heading, charts.lines(
-        path, series, ("connections", unit), colours,
-        log_y=what == "throughput" or max(largest) > 8,
-        reference=1 if what == "overhead" else None))]
+    def __init__(self, comparison, directory, colours, groups):
+        self.comparison = comparison
+        self.directory = directory
+        self.colours = colours
+        self.parts = groups.multiples(comparison.names)
+        self.drawn: list[tuple[str, str, list]] = []
 
+    def add(self, what, reading, heading, draw):
+        """Add a figure: draw(path, names, title) returns the chart of these
+        contenders, or nothing if they have no value."""
+        svgs = []
+        for part in self.parts:
+            slug = f"{what}-{self.comparison.slug}" + (
+                f"-{part.group}" if part.group else "")
+            svgs.append(draw(os.path.join(self.directory, f"{slug}.svg"),
+                             part.names, part.heading))
+        svgs = [svg for svg in svgs if svg]
+        if svgs:
+            self.drawn.append((reading, heading, svgs))
 
-def draw_cpu(comparison, path, colours):
-    """Draw the total with its split: bars, or marks if those would not do."""
-    panels = panels_of(comparison, CPU_SPLIT, (CPU,), CPU)
-    if not panels:
-        return []
-    unit = f"{FIGURES[CPU].unit} per request"
-    if not charts.squeezed(panels):
-        return [("cpu", "CPU per request", charts.bars(
-            path, panels, ("user", "system"), unit, colours))]
-    panels = panels_of(comparison, (CPU_SPLIT[0], CPU), (CPU,), CPU)
-    # little user time must not stretch the scale
-    panels = [panel._replace(floor=min(row.values[1]
-                                       for row in panel.rows) / 4)
-              for panel in panels]
-    return [("cpu squeezed", "CPU per request", charts.dots(
-        path, panels, (("user", "ring"), ("user and system", "dot")), unit,
-        colours))]
+    def add_lines(self, what, heading, series, labels, log_y, reference):
+        """Add line charts of these lines."""
+        def draw(path, names, title):
+            mine = [line for line in series if line.name in names]
+            return mine and charts.lines(
+                path, mine, labels, self.colours, log_y, reference, title,
+                series)
+        self.add(what, what, heading, draw)
 
+    def add_rows(self, what, reading, heading, kind, panels, *arguments,
+                 **options):
+        """Add charts of these panels; kind draws one of them."""
+        def draw(path, names, title):
+            mine = [panel._replace(
+                rows=[row for row in panel.rows if row.name in names],
+                frame=panel.rows) for panel in panels]
+            mine = [panel for panel in mine if panel.rows]
+            return mine and kind(path, mine, *arguments, self.colours,
+                                 **options, title=title)
+        self.add(what, reading, heading, draw)
 
-def draw_memory(comparison, path, colours):
-    """Draw memory per connection at the most connections."""
-    column = "memory_per_connection_kib"
-    panels = panels_of(comparison, (column,), (column,), column)[-1:]
-    if not panels:
-        return []
-    heading, unit = "Memory per connection", "KiB per connection"
-    if charts.squeezed(panels):
-        return [("memory squeezed", heading, charts.dots(
-            path, [panels[0]._replace(floor=0.1)], (("memory", "dot"),),
-            unit, colours))]
-    return [("memory", heading, charts.bars(path, panels, ("memory",), unit,
-                                            colours))]
+    def add_growth(self, what, heading):
+        """Draw overhead or throughput against the number of connections.
 
+        At one number of connections there is no line: the values are in a row
+        each.
+        """
+        comparison = self.comparison
+        column = {"overhead": "overhead_ratio",
+                  "throughput": "throughput_per_s"}[what]
+        figure = FIGURES[column]
+        unit = f"{figure.heading} {figure.unit}".strip()
+        if len(comparison.levels) == 1:
+            panels = panels_of(comparison, (column,), (column,), column,
+                               descending=what == "throughput")
+            self.add_rows(what, "one level", heading, charts.dots, panels,
+                          ((unit, "dot"),), unit)
+            return
+        series = series_of(comparison, column)
+        levels = sorted({x for line in series for x, _, _ in line.points})
+        largest = [max(y for line in series for x, y, _ in line.points
+                       if x == level) for level in levels]
+        self.add_lines(what, heading, series, ("connections", unit),
+                       what == "throughput" or max(largest, default=0) > 8,
+                       1 if what == "overhead" else None)
 
-def draw_comparison(comparison, directory, colours):
-    """Draw all charts of a comparison; return (what, heading, svg) of each."""
-    def path(what):
-        return os.path.join(directory, f"{what}-{comparison.slug}.svg")
+    def add_cpu(self):
+        """Draw the total with its split: bars, or marks if those would not
+        do."""
+        panels = panels_of(self.comparison, CPU_SPLIT, (CPU,), CPU)
+        unit = f"{FIGURES[CPU].unit} per request"
+        heading = "CPU per request"
+        if not panels or not charts.squeezed(panels):
+            self.add_rows("cpu", "cpu", heading, charts.bars, panels,
+                          ("user", "system"), unit)
+            return
+        panels = panels_of(self.comparison, (CPU_SPLIT[0], CPU), (CPU,), CPU)
+        # little user time must not stretch the scale
+        panels = [panel._replace(floor=min(row.values[1]
+                                           for row in panel.rows) / 4)
+                  for panel in panels]
+        self.add_rows("cpu", "cpu squeezed", heading, charts.dots, panels,
+                      (("user", "ring"), ("user and system", "dot")), unit)
 
-    drawn = draw_growth(comparison, "overhead", "Overhead",
-                        path("overhead"), colours)
-    drawn += draw_growth(comparison, "throughput", "Throughput",
-                         path("throughput"), colours)
-    drawn += draw_memory(comparison, path("memory"), colours)
-    drawn += draw_cpu(comparison, path("cpu"), colours)
-    columns = ("latency_p50_us", "latency_p99_us")
-    panels = panels_of(comparison, columns, (), columns[1])
-    if panels:
-        drawn.append(("latency", "Latency", charts.dots(
-            path("latency"), panels, (("p50", "dot"), ("p99", "triangle")),
-            "milliseconds", colours)))
-    columns = ("voluntary_switches_per_request",
-               "involuntary_switches_per_request")
-    panels = [panel._replace(floor=0.01) for panel in
-              panels_of(comparison, columns, columns, columns[0])]
-    if panels:
-        drawn.append(("switches", "Context switches", charts.dots(
-            path("switches"), panels, (("voluntary", "dot"),
-                                       ("involuntary", "ring")),
-            "per request", colours, joined=False)))
-    return drawn
+    def add_memory(self):
+        """Draw memory per connection at the most connections."""
+        column = "memory_per_connection_kib"
+        panels = panels_of(self.comparison, (column,), (column,), column)[-1:]
+        heading, unit = "Memory per connection", "KiB per connection"
+        if not panels or not charts.squeezed(panels):
+            self.add_rows("memory", "memory", heading, charts.bars, panels,
+                          ("memory",), unit)
+            return
+        self.add_rows("memory", "memory squeezed", heading, charts.dots,
+                      [panels[0]._replace(floor=0.1)], (("memory", "dot"),),
+                      unit)
+
+    def add_all(self):
+        """Draw all charts; return (how to read it, heading, SVGs) of each."""
+        self.add_growth("overhead", "Overhead")
+        self.add_growth("throughput", "Throughput")
+        self.add_memory()
+        self.add_cpu()
+        columns = ("latency_p50_us", "latency_p99_us")
+        self.add_rows("latency", "latency", "Latency", charts.dots,
+                      panels_of(self.comparison, columns, (), columns[1]),
+                      (("p50", "dot"), ("p99", "triangle")), "milliseconds")
+        columns = ("voluntary_switches_per_request",
+                   "involuntary_switches_per_request")
+        panels = [panel._replace(floor=0.01) for panel in
+                  panels_of(self.comparison, columns, columns, columns[0])]
+        self.add_rows("switches", "switches", "Context switches", charts.dots,
+                      panels, (("voluntary", "dot"), ("involuntary", "ring")),
+                      "per request", joined=False)
+        return self.drawn
 
 
 def read_samples(path):
@@ -368,7 +405,7 @@ def samples_of(directory, row):
         return []  # a bench that is killed leaves part of a file
 
 
-def heat_maps(comparison, directory):
+def heat_maps(comparison, directory, groups):
     """Return latency over time, a run per contender, where samples are."""
     level = comparison.levels[-1]
     picked = {}
@@ -388,14 +425,25 @@ def heat_maps(comparison, directory):
     ends = min(latencies), max(latencies)
     seconds = max(row["seconds"] for row, _ in picked.values())
     parts = [f"<details><summary>Latency over time, {connections(level)}"
-             f"</summary><p class=\"faint\">{escape(READING['heat'])}</p>"
-             '<div class="figures small">']
-    parts += [f"<figure>{charts.heat(samples, seconds, ends, name)}"
-              f"<figcaption>Run {row['run']:.0f}: p99 "
-              f"{shown_of(row, 'latency_p99_us')} ms, max "
-              f"{shown_of(row, 'latency_max_us')} ms</figcaption></figure>"
-              for name, (row, samples) in picked.items()]
-    return "\n".join(parts + ["</div></details>"])
+             f"</summary><p class=\"faint\">{escape(READING['heat'])}</p>"]
+    for part in groups.parts(picked):
+        parts += [group_heading(part), '<div class="figures small">']
+        parts += [f"<figure>"
+                  f"{charts.heat(picked[name][1], seconds, ends, name)}"
+                  f"<figcaption>{run_caption(picked[name][0])}</figcaption>"
+                  "</figure>" for name in part.names]
+        parts.append("</div>")
+    return "\n".join(parts + ["</details>"])
+
+
+def run_caption(row):
+    """Return what is said of one run below its picture."""
+    return (f"Run {row['run']:.0f}: p99 {shown_of(row, 'latency_p99_us')} "
+            f"ms, max {shown_of(row, 'latency_max_us')} ms")
+
+
+def group_heading(part):
+    return f"<h4>{escape(part.heading)}</h4>" if part.heading else ""
 
 
 def shown_of(row, column):
@@ -427,14 +475,21 @@ def draw_run(directory, number):
 
 
 def figures(drawn):
-    """Return the charts, (what, heading, svg) of each, with how to read them.
-    """
+    """Return the charts, (what, heading, SVGs) of each, with how to read
+    them."""
     parts = ['<div class="figures">']
-    for what, heading, svg in drawn:
+    for what, heading, svgs in drawn:
         reading = " ".join(READING[word] for word in
                            ([what] if what in READING else what.split()))
-        parts.append(f"<figure><h3>{escape(heading)}</h3>{svg}"
-                     f"<figcaption>{escape(reading)}</figcaption></figure>")
+        caption = f"<figcaption>{escape(reading)}</figcaption>"
+        if len(svgs) == 1:
+            parts.append(f"<figure><h3>{escape(heading)}</h3>{svgs[0]}"
+                         f"{caption}</figure>")
+            continue
+        multiples = "".join(f"<div>{svg}</div>" for svg in svgs)
+        parts.append(f'<figure class="multiple"><h3>{escape(heading)}</h3>'
+                     f'{caption}<div class="figures">{multiples}</div>'
+                     "</figure>")
     parts.append("</div>")
     return "\n".join(parts)
 
@@ -467,8 +522,15 @@ def upstream_cell(comparison, name, level):
     return f"<td>{' or '.join(uses) or '–'}</td>"
 
 
-def comparison_table(comparison, baseline):
-    """Return a table of medians, a block per number of connections."""
+def group_row(part, columns):
+    """Return the heading of a group within a table."""
+    return (f'<tr class="group"><th colspan="{columns}">'
+            f"{escape(part.heading)}</th></tr>" if part.heading else "")
+
+
+def comparison_table(comparison, baseline, groups):
+    """Return a table of medians, a block per number of connections and
+    group."""
     columns = columns_of(comparison)
     own = own_servers(comparison)
     heads = []
@@ -484,33 +546,43 @@ def comparison_table(comparison, baseline):
     for level in comparison.levels:
         parts.append(f'<tr class="level"><th colspan="{len(heads) + 1}">'
                      f"{connections(level)}</th></tr>")
-        for name in names_by(comparison, level, CPU):
-            mark = ""
-            if comparison.disturbed(name, level):
-                disturbed += [row["disturbed"] for row
-                              in comparison.runs(name, level)
-                              if row.get("disturbed")]
-                mark = " *"
-            cells = []
-            for column in columns:
-                cells.append(shown(comparison, name, level, column))
-                if column == CPU:
-                    cells.append(comparison.spread(name, level, CPU,
-                                                   FIGURES[CPU].decimals))
-            cells = [f"<td>{text}</td>" for text in cells]
-            if own:
-                cells.append(upstream_cell(comparison, name, level)
-                             if name in own else "<td></td>")
-            cells.append(runs_cell(comparison.made[name, level]))
-            base_class = ' class="base"' if name == baseline else ""
-            parts.append(f"<tr{base_class}><td>{escape(name)}{mark}</td>"
-                         f"{''.join(cells)}</tr>")
+        for part in groups.parts(names_by(comparison, level, CPU)):
+            parts.append(group_row(part, len(heads) + 1))
+            for name in part.names:
+                disturbed += disturbances(comparison, name, level)
+                parts.append(table_row(comparison, name, level, columns,
+                                       own, name == baseline))
     parts.append("</tbody></table></div>")
     if disturbed:
         parts.append(
             '<p class="faint">* Rests on runs that something else on the '
             f"machine disturbed: {escape(some_of(disturbed))}.</p>")
     return "\n".join(parts)
+
+
+def disturbances(comparison, name, level):
+    """Return what disturbed the runs that a row rests on."""
+    return [row["disturbed"] for row in comparison.runs(name, level)
+            if row.get("disturbed")]
+
+
+def table_row(comparison, name, level, columns, own, base):
+    """Return the medians of one contender; own are the user's servers."""
+    cells = []
+    for column in columns:
+        cells.append(shown(comparison, name, level, column))
+        if column == CPU:
+            cells.append(comparison.spread(name, level, CPU,
+                                           FIGURES[CPU].decimals))
+    cells = [f"<td>{text}</td>" for text in cells]
+    if own:
+        cells.append(upstream_cell(comparison, name, level)
+                     if name in own else "<td></td>")
+    cells.append(runs_cell(comparison.made[name, level]))
+    mark = " *" if comparison.disturbed(name, level) else ""
+    base_class = ' class="base"' if base else ""
+    return (f"<tr{base_class}><td>{escape(name)}{mark}</td>"
+            f"{''.join(cells)}</tr>")
 
 
 def some_of(reasons, shown_at_most=3):
@@ -645,11 +717,11 @@ def pool_section(rows, directory):
          f"{label}, {workers(level)}: overhead "
          f"{figure(label, level, 'overhead', decimals['overhead'])}")
         for level in levels if cells[label, level]]) for label in labels]
-    drawn = [("pool", "Overhead of a pool of sleepers", charts.lines(
+    drawn = [("pool", "Overhead of a pool of sleepers", [charts.lines(
         os.path.join(directory, "pool.svg"), series,
         ("workers", "overhead"), charts.colour_of(labels, "pthreads"),
         log_y=max(y for line in series for _, y, _ in line.points) > 8,
-        reference=1))]
+        reference=1)])]
     parts = ["<h2>The documents’ experiment</h2>", figures(drawn),
              '<div class="wide"><table class="pools"><thead>',
              heading_row([head[1:3] for head in POOL_TABLE], "pool"),
@@ -697,26 +769,40 @@ def title_of(rows, baseline):
     return f"{baseline} compared with {', '.join(others[:-1])}{last}"
 
 
+def contents(comparisons):
+    """Return links to the sections of a page, if it has several."""
+    if len(comparisons) < 2:
+        return ""
+    links = "".join(f'<li><a href="#{escape(comparison.slug)}">'
+                    f"{escape(comparison.title())}</a></li>"
+                    for comparison in comparisons)
+    return f"<p>Charts and figures of each comparison:</p><ul>{links}</ul>"
+
+
 def run_sections(directory, made, baseline, facts):
     """Return the sections on the runs, drawing their charts."""
     rows = current(made)
     chart_directory = os.path.join(directory, "charts")
+    names = ordered(row["contender"] for row in rows)
+    groups = Groups(rows, baseline, facts)
+    comparisons = comparisons_of(rows)
     sections = [
-        *verdict.html_section(made, baseline),
+        *verdict.html_section(made, baseline, groups),
         f'<p class="faint">{escape(summary_line(rows, facts))}</p>',
         "<p>Each figure below is the median of the repetitions. The load "
         "generator, the upstream and the server ran on the same machine, so "
         "compare the figures of this page with each other, not with another "
-        "machine’s.</p>"]
-    colours = charts.colour_of(ordered(row["contender"] for row in rows),
-                               baseline)
-    for comparison in comparisons_of(rows):
+        "machine’s.</p>", contents(comparisons)]
+    colours = charts.colour_of(names, baseline, groups)
+    for comparison in comparisons:
+        drawn = Pictures(comparison, chart_directory, colours,
+                         groups).add_all()
         sections += [
-            f"<h2>{escape(comparison.title())}</h2>",
-            figures(draw_comparison(comparison, chart_directory, colours)),
-            heat_maps(comparison, directory),
+            f'<h2 id="{escape(comparison.slug)}">'
+            f"{escape(comparison.title())}</h2>",
+            figures(drawn), heat_maps(comparison, directory, groups),
             "<h3>The figures</h3>",
-            comparison_table(comparison, baseline)]
+            comparison_table(comparison, baseline, groups)]
     return sections + ["<h2>What was checked</h2>", validity(rows)]
 
 
@@ -737,7 +823,8 @@ def write(directory):
     if rows:
         sections += run_sections(directory, rows, baseline, facts)
     if rates:
-        sections.append(search.html_section(rates, baseline))
+        sections.append(search.html_section(
+            rates, baseline, Groups(rates, baseline, facts)))
     if pool:
         sections.append(pool_section(pool, chart_directory))
     if (rows or rates) and facts:

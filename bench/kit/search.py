@@ -398,20 +398,22 @@ def quality(rows):
     return not bad and not shaky, said
 
 
-def lines_of(found):
-    """Yield (connections, name, rate, ratio) of a verdict."""
+def lines_of(found, groups):
+    """Yield (connections, group's heading, name, rate, ratio) of a verdict."""
     for level in found.levels:
-        for name in found.names:
-            if found.comparison.made[name, level]:
-                yield (level, name, found.comparison.value(name, level, RATE),
-                       found.get(name, level, RATE))
+        for part in groups.baseline_first(found.names):
+            for name in part.names:
+                if found.comparison.made[name, level]:
+                    yield (level, part.heading, name,
+                           found.comparison.value(name, level, RATE),
+                           found.get(name, level, RATE))
 
 
 def rate_text(rate):
     return "none" if rate == 0 else results.cell(rate, 0)
 
 
-def terminal(rows, baseline):
+def terminal(rows, baseline, groups):
     """Return the results as lines for a terminal."""
     lines = []
     for found in verdicts(rows, baseline):
@@ -419,12 +421,14 @@ def terminal(rows, baseline):
         lines += textwrap.wrap(
             f"{heading(rows)}, in lines per second, and against {baseline} "
             f"with 95 % intervals: {title[0].lower()}{title[1:]}.", COLUMNS)
-        last = None
-        for level, name, rate, ratio in lines_of(found):
+        last = last_group = None
+        for level, group, name, rate, ratio in lines_of(found, groups):
             if level != last:
                 lines += ["", f"{results.connections(level):<34}{'rate':>9}"
                               f"{'ratio':>8}"]
-                last = level
+            if group and (level, group) != (last, last_group):
+                lines.append(f" {group}")
+            last, last_group = level, group
             label = verdict.shorten(name, 30)
             line = f"  {label:<32}{rate_text(rate):>9}"
             if ratio and name == baseline:
@@ -447,7 +451,7 @@ def bounded(ratio):
     return f", {bounds}" if bounds else ""
 
 
-def html_section(rows, baseline):
+def html_section(rows, baseline, groups):
     """Return the section of a page."""
     rows = results.current(rows)
     trusted, said = quality(rows)
@@ -462,12 +466,15 @@ def html_section(rows, baseline):
                   '<div class="wide"><table class="rates"><thead><tr>'
                   "<th>server</th><th>rate<br>per s</th><th>ratio</th>"
                   "<th>in words</th></tr></thead><tbody>"]
-        last = None
-        for level, name, rate, ratio in lines_of(found):
+        last = last_group = None
+        for level, group, name, rate, ratio in lines_of(found, groups):
             if level != last:
                 parts.append('<tr class="level"><th colspan="4">'
                              f"{results.connections(level)}</th></tr>")
-                last = level
+            if group and (level, group) != (last, last_group):
+                parts.append('<tr class="group"><th colspan="4">'
+                             f"{html.escape(group)}</th></tr>")
+            last, last_group = level, group
             parts.append(html_row(name, name == baseline, level, rate, ratio))
         parts.append("</tbody></table></div>")
     return "\n".join(parts)

@@ -19,6 +19,7 @@ import numpy
 
 from . import results
 from .console import wrap
+from .groups import Groups
 
 # What is compared: column, heading.
 COMPARED = (
@@ -40,6 +41,8 @@ UNTRUSTED = "NOT TRUSTWORTHY"
 RESAMPLES = 2000
 NAME = 20  # columns for a name
 CELL = 12  # columns for a figure
+SHORT_BOUNDS = 11  # columns for an interval in a table of many
+SHORT_CELLS = (11, 10, 10, 10)  # for the figures after it
 
 # A ratio to the baseline, its interval, the number of pairs; word is less,
 # more, none (no difference) or few (too few pairs to tell).
@@ -291,9 +294,7 @@ def sentence(verdict, name):
         return f"{who}: no valid pair of runs to compare"
     level, ratio = found
     where = f"CPU per request at {results.connections(level)}"
-    made = verdict.comparison.made[name, level]
-    bad = sum(row["valid"] != "yes" for row in made)
-    but = f"; {bad} of its {len(made)} runs are not valid" if bad else ""
+    but = invalid(verdict, name, level)
     if ratio.word == "few":
         return f"{who}: {number(ratio)} of {baseline}'s {where}, but too " \
                f"few runs to tell{but}"
@@ -303,6 +304,31 @@ def sentence(verdict, name):
                f"({number(ratio)}, {between}){but}"
     return f"{who}: {number(ratio)} of {baseline}'s {where} ({between}): " \
            f"{ratio.word}{but}"
+
+
+def invalid(verdict, name, level):
+    """Return what is to be said of a contender's runs that are not valid."""
+    made = verdict.comparison.made[name, level]
+    bad = sum(row["valid"] != "yes" for row in made)
+    return f"; {bad} of its {len(made)} runs are not valid" if bad else ""
+
+
+def lead(verdict):
+    """Return what short sentences are about."""
+    return (f"CPU per request at {results.connections(verdict.levels[-1])}, "
+            f"divided by that of {verdict.baseline}:")
+
+
+def short_sentence(verdict, name):
+    """Return the verdict on one contender of many, below the lead; the whole
+    sentence if it is not about the most connections."""
+    found = verdict.headline(name)
+    if not found or found[0] != verdict.levels[-1]:
+        return sentence(verdict, name)
+    level, ratio = found
+    bounds = f" ({interval(ratio, ' to ')})" if ratio.word != "few" else ""
+    return (f"{entry_name(name, verdict.baseline)}: {number(ratio)}{bounds}, "
+            f"{WORDS[ratio.word]}{invalid(verdict, name, level)}")
 
 
 def shorten(name, width):
@@ -338,6 +364,43 @@ def terminal_table(verdict, heading, label):
     return lines
 
 
+def short_table(verdict, groups):
+    """Return the lines of a table with a line per contender, by group: only
+    CPU has its interval."""
+    lines = [*wrap(terminal_heading(verdict) + " The page has the intervals "
+                   "of all.", 0), "",
+             f"{'':{NAME}}{COMPARED[0][1]:>6}{'':13}" + "".join(
+                 f"{heading:>{width - 1}} " for (_, heading), width
+                 in zip(COMPARED[1:], SHORT_CELLS)).rstrip()]
+    for level in verdict.levels:
+        lines.append(results.connections(level))
+        for part in groups.baseline_first(verdict.names):
+            rows = [line for name in part.names
+                    if (line := short_row(verdict, name, level))]
+            if rows and part.heading:
+                lines.append(f" {part.heading}")
+            lines += rows
+    return lines
+
+
+def short_row(verdict, name, level):
+    """Return a line of the table, or nothing if there is no ratio."""
+    found = [verdict.get(name, level, column) for column, _ in COMPARED]
+    if not any(found):
+        return ""
+    texts = [number(ratio) + (
+        "*" if ratio.word in ("less", "more") else " ") if ratio else "– "
+        for ratio in found]
+    bounds = interval(found[0]) if found[0] else ""
+    if len(bounds) > SHORT_BOUNDS:
+        bounds = f"{found[0].low:.0f}–{found[0].high:.0f}"
+    label = shorten(entry_name(name, verdict.baseline), NAME - 3)
+    return (f"  {label:<{NAME - 2}}{texts[0]:>7}"
+            f"{bounds:>{SHORT_BOUNDS + 1}}" + "".join(
+                f"{text:>{width}}"
+                for text, width in zip(texts[1:], SHORT_CELLS))).rstrip()
+
+
 def terminal_heading(verdict):
     title = verdict.comparison.title()
     return (f"Against {verdict.baseline}, with 95 % intervals: "
@@ -355,27 +418,39 @@ def in_words(found):
     return WORDS["few" if few else "none"]
 
 
-def html_table(verdict):
-    """Return the table as HTML."""
+def html_table(verdict, groups):
+    """Return the table as HTML: the baseline, then the groups."""
     heads = "".join(f"<th>{heading}</th>" for _, heading in COMPARED)
     parts = ['<div class="wide"><table class="ratios"><thead><tr>'
              f"<th>server</th>{heads}<th>in words</th></tr></thead><tbody>"]
     for level in verdict.levels:
         parts.append(f'<tr class="level"><th colspan="{len(COMPARED) + 2}">'
                      f"{results.connections(level)}</th></tr>")
-        for name in verdict.names:
-            found = [(heading, verdict.get(name, level, column))
-                     for column, heading in COMPARED]
-            if not any(ratio for _, ratio in found):
-                continue
-            cells = "".join(html_cell(ratio) for _, ratio in found)
-            words = in_words([each for each in found if each[1]])
-            own = ' class="base"' if name == verdict.baseline else ""
-            parts.append(f"<tr{own}><td>"
-                         f"{html.escape(entry_name(name, verdict.baseline))}"
-                         f"</td>{cells}<td>{words}</td></tr>")
+        named = [(name, html_row(verdict, name, level))
+                 for name in verdict.names]
+        rows = {name: row for name, row in named if row}
+        for part in groups.baseline_first(list(rows)):
+            if part.heading:
+                parts.append(f'<tr class="group"><th colspan="'
+                             f'{len(COMPARED) + 2}">'
+                             f"{html.escape(part.heading)}</th></tr>")
+            parts += [rows[name] for name in part.names]
     parts.append("</tbody></table></div>")
     return "\n".join(parts)
+
+
+def html_row(verdict, name, level):
+    """Return a row of the table, or nothing if it has no ratio."""
+    found = [(heading, verdict.get(name, level, column))
+             for column, heading in COMPARED]
+    if not any(ratio for _, ratio in found):
+        return ""
+    cells = "".join(html_cell(ratio) for _, ratio in found)
+    words = in_words([each for each in found if each[1]])
+    own = ' class="base"' if name == verdict.baseline else ""
+    return (f"<tr{own}><td>"
+            f"{html.escape(entry_name(name, verdict.baseline))}"
+            f"</td>{cells}<td>{words}</td></tr>")
 
 
 def html_cell(ratio):
@@ -387,7 +462,7 @@ def html_cell(ratio):
             f"{'<br><small>' + bounds + '</small>' if bounds else ''}</td>")
 
 
-def html_section(rows, baseline):
+def html_section(rows, baseline, groups):
     """Return the verdict as parts of a page, without its heading."""
     trusted, said = quality(rows)
     parts = [f'<p class="verdict {"good" if trusted else "bad"}">'
@@ -405,10 +480,19 @@ def html_section(rows, baseline):
         "better; more requests are.</p>")
     for verdict in found:
         parts.append(f"<h3>{html.escape(verdict.comparison.title())}</h3>")
-        parts.append("<ul>" + "".join(
-            f"<li>{html.escape(sentence(verdict, name))}</li>"
-            for name in verdict.names) + "</ul>")
-        parts.append(html_table(verdict))
+        if groups.split:
+            parts.append(f"<p>{html.escape(lead(verdict))}</p>")
+        say = short_sentence if groups.split else sentence
+        for part in groups.baseline_first(verdict.names):
+            if part.heading:
+                parts.append(f"<h4>{html.escape(part.heading)}</h4>")
+            parts.append("<ul>" + "".join(
+                f"<li>{html.escape(say(verdict, name))}</li>"
+                for name in part.names) + "</ul>")
+        table = html_table(verdict, groups)
+        parts.append("<details><summary>All ratios, at each number of "
+                     f"connections</summary>{table}</details>"
+                     if groups.split else table)
     return parts
 
 
@@ -462,19 +546,28 @@ def reasons_of(disturbed):
                      for cause, cores in worst.items())
 
 
-def terminal(rows, baseline):
+def terminal(rows, baseline, groups=None):
     """Return the whole verdict as lines for a terminal."""
+    groups = groups or Groups()
     lines = []
     for comparison in results.comparisons_of(rows):
         if baseline not in comparison.names:
             lines += wrap(f"{baseline} has no runs to compare with: "
                           f"{comparison.title()}.", 0)
     for verdict in verdicts_of(rows, baseline):
-        lines += [*terminal_table(
-            verdict, terminal_heading(verdict),
-            functools.partial(entry_name, baseline=baseline)), ""]
-        for name in verdict.names:
-            lines += wrap(sentence(verdict, name))
+        lines += short_table(verdict, groups) if groups.split else \
+            terminal_table(verdict, terminal_heading(verdict),
+                           functools.partial(entry_name, baseline=baseline))
+        lines.append("")
+        if groups.split:
+            lines += [*wrap(lead(verdict), 0), ""]
+        say = short_sentence if groups.split else sentence
+        for part in groups.baseline_first(verdict.names):
+            if part.heading:
+                lines.append(f" {part.heading}")
+            for name in part.names:
+                lines += wrap(("  " if groups.split else "") +
+                              say(verdict, name))
         lines.append("")
     for text in quality(rows)[1]:
         lines += wrap(text, 0)
