@@ -57,13 +57,16 @@ class Contender:
         probe = self.entry.get("probe")
         if not probe:
             return None
+        said = ""
         try:
             done = subprocess.run(
                 ["/bin/sh", "-c", probe], cwd=root, timeout=60,
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL, check=False)
+                stderr=subprocess.PIPE, text=True, errors="replace",
+                check=False)
             if done.returncode == 0:
                 return None
+            said = done.stderr.strip().rpartition("\n")[2]
         except subprocess.TimeoutExpired:
             pass
         packages = self.entry.get("packages", ())
@@ -71,6 +74,8 @@ class Contender:
         if missing:
             return (f"not installed: {' '.join(missing)} "
                     "(scripts/install-deps peers)")
+        if said:
+            return f"'{probe}' fails: {said}"
         return f"'{probe}' fails; it needs {' '.join(packages) or 'make'}"
 
 
