@@ -86,6 +86,9 @@ $(BUILD)/%.o: %.c $(FLAGS)
 KIT = $(addprefix $(BUILD)/,upstream load pool green.so)
 PEERS = $(addprefix $(BUILD)/peers/,bare bare_events bare_processes \
 	events naive processes)
+# Linux alone has it, and not each Linux.
+URING = $(addprefix $(BUILD)/peers/,bare_uring)
+PEERS += $(if $(shell $(PKG_CONFIG) --exists liburing && echo found),$(URING))
 
 # Compilers of other languages, if they are there. What they make depends on
 # neither CC nor CFLAGS, so it is built once, wherever BUILD is. Debian's own
@@ -132,11 +135,17 @@ peer = $(addprefix $(BUILD)/bench/peers/,$(addsuffix .o,$(1) peer)) $(LIB)
 $(BUILD)/peers/bare: $(call peer,bare fetch_line exchange)
 	$(LINK)
 
-$(BUILD)/peers/bare_events: $(call peer,bare_events exchange)
+$(BUILD)/peers/bare_events: $(call peer,bare_events deadline exchange)
 	$(LINK)
 
 $(BUILD)/peers/bare_processes: $(call peer,bare_processes fetch_line exchange)
 	$(LINK)
+
+$(addprefix $(BUILD)/bench/peers/,ring.o bare_uring.o): private REQUIRED += \
+	$(call pkg,--cflags,liburing,peers)
+
+$(BUILD)/peers/bare_uring: $(call peer,bare_uring ring deadline exchange)
+	$(LINK) $(call pkg,--libs,liburing,peers)
 
 $(BUILD)/peers/events: $(call peer,events)
 	$(LINK) $(call pkg,--libs,libevent) $(call pkg,--libs,libcurl)
@@ -231,7 +240,8 @@ GO = $(wildcard bench/peers/*.go)
 RUST_SOURCES = $(wildcard bench/peers/*.rs)
 JAVASCRIPT = $(wildcard bench/peers/*.js)
 LINT_FLAGS = -std=c11 -D_POSIX_C_SOURCE=200809L $(call pkg,--cflags,\
-	libcurl libevent libsodium check,build check)
+	libcurl libevent libsodium check,build check) \
+	$(call pkg,--cflags,liburing,peers)
 # cppcheck does not look for system headers; this one's macros it must know.
 QUEUE_H = $(shell $(CC) -M -include sys/queue.h -xc /dev/null | \
 	tr ' ' '\n' | grep queue.h)

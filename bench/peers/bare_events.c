@@ -17,6 +17,7 @@
 #include "../../lib/lines.h"
 #include "../../lib/listen.h"
 #include "../../lib/schedule.h"
+#include "deadline.h"
 #include "exchange.h"
 #include "peer.h"
 
@@ -50,15 +51,10 @@ struct loop_connection {
     bool ended;       /* the client will send no more */
     bool kept;        /* the upstream connection is from another fetch */
     struct exchange exchange;
-    size_t sent;         /* bytes of the request or of the reply */
-    struct queue *queue; /* where it waits for its deadline, or NULL */
-    TAILQ_ENTRY(loop_connection) in_queue;
-    long long deadline;
+    size_t sent; /* bytes of the request or of the reply */
+    struct deadline deadline;
     SLIST_ENTRY(loop_connection) in_closed;
 };
-
-/* Connections that all wait equally long: the first is overdue first. */
-TAILQ_HEAD(queue, loop_connection);
 
 /* One process is one loop. */
 struct loop {
@@ -67,8 +63,8 @@ struct loop {
     struct watched listener;
     long long now;          /* in ms, since the events were taken */
     long long accept_again; /* accepting is paused until then */
-    struct queue fetches;
-    struct queue replies;                 /* that the client does not take */
+    struct deadlines fetches;
+    struct deadlines replies;             /* that the client does not take */
     SLIST_HEAD(, loop_connection) closed; /* events may still point there */
 };
 
@@ -110,25 +106,6 @@ static bool send_rest(struct loop_connection *c, int fd)
     return true;
 }
 
-/* Nothing has to come in time any more. */
-static void clear_deadline(struct loop_connection *c)
-{
-    if (c->queue != NULL)
-        TAILQ_REMOVE(c->queue, c, in_queue);
-    c->queue = NULL;
-}
-
-/* Gives what the connection waits for ms from now, the same ms for all of the
- * queue. */
-static void set_deadline(struct loop_connection *c, struct queue *queue,
-                         long ms)
-{
-    clear_deadline(c);
-    c->queue = queue;
-    c->deadline = c->loop->now + ms;
-    TAILQ_INSERT_TAIL(queue, c, in_queue);
-}
-
 /* Closes the connection to the upstream, if there is one. */
 static void hang_up(struct loop_connection *c)
 {
@@ -140,7 +117,7 @@ static void hang_up(struct loop_connection *c)
 /* Closes a connection, which is freed at the end of the round. */
 static void close_connection(struct loop_connection *c)
 {
-    clear_deadline(c);
+    deadline_clear(&c->deadline);
     hang_up(c);
     close(c->client.fd);
     c->state = CLOSED;
@@ -174,7 +151,7 @@ static enum reason dial(struct loop_connection *c)
 /* Makes the reply, which is sent next. */
 static void reply(struct loop_connection *c, enum reason reason)
 {
-    clear_deadline(c);
+    deadline_clear(&c->deadline);
     exchange_finish(&c->exchange, reason);
     c->sent = 0;
     c->state = REPLYING;
@@ -204,7 +181,7 @@ static bool read_client(struct loop_connection *c)
         if (c->line.reason != REASON_NONE)
             reply(c, c->line.reason);
         else
-            set_deadline(c, &c->loop->fetches, PEER_FETCH_MS);
+            deadline_set(&c->deadline, &c->loop->fetches, c->loop->now);
         return true;
     }
     if (c->ended) {
@@ -291,15 +268,15 @@ static bool send_reply(struct loop_connection *c)
     size_t before = c->sent;
 
     if (send_rest(c, c->client.fd)) {
-        clear_deadline(c);
+        deadline_clear(&c->deadline);
         reply_shrink(&c->exchange.reply);
         c->state = READING;
         return true;
     }
     if (errno != EAGAIN)
         close_connection(c);
-    else if (c->queue == NULL || c->sent > before)
-        set_deadline(c, &c->loop->replies, SEND_TIMEOUT_MS);
+    else if (c->deadline.queue == NULL || c->sent > before)
+        deadline_set(&c->deadline, &c->loop->replies, c->loop->now);
     return false;
 }
 
@@ -350,6 +327,7 @@ static void start_connection(struct loop *loop, int fd)
     c->loop = loop;
     c->client = (struct watched){.connection = c, .fd = fd};
     c->upstream.fd = -1;
+    c->deadline.owner = c;
     if (exchange_init(&c->exchange, loop->origin) &&
         lines_init(&c->lines, PEER_MAX_LINE) && watch(loop, &c->client))
         return;
@@ -375,25 +353,16 @@ static void accept_clients(struct loop *loop)
     }
 }
 
-/* Returns the first in the queue if its time is over, or NULL. */
-static struct loop_connection *overdue(const struct queue *queue,
-                                       long long now)
-{
-    struct loop_connection *c = TAILQ_FIRST(queue);
-
-    return c != NULL && c->deadline <= now ? c : NULL;
-}
-
 /* Ends what has taken too long, and frees what was closed. */
 static void sweep(struct loop *loop)
 {
     struct loop_connection *c;
 
-    while ((c = overdue(&loop->fetches, loop->now)) != NULL) {
+    while ((c = deadlines_overdue(&loop->fetches, loop->now)) != NULL) {
         end_fetch(c, REASON_TIMED_OUT);
         advance(c);
     }
-    while ((c = overdue(&loop->replies, loop->now)) != NULL)
+    while ((c = deadlines_overdue(&loop->replies, loop->now)) != NULL)
         close_connection(c);
     while ((c = SLIST_FIRST(&loop->closed)) != NULL) {
         SLIST_REMOVE_HEAD(&loop->closed, in_closed);
@@ -404,14 +373,10 @@ static void sweep(struct loop *loop)
 /* Returns how long epoll may wait, in ms, or -1 without a limit. */
 static int longest_wait(const struct loop *loop)
 {
-    const struct queue *const queues[] = {&loop->fetches, &loop->replies};
     long long until = loop->listener.readable ? loop->accept_again : -1;
 
-    for (size_t i = 0; i < sizeof queues / sizeof queues[0]; i++) {
-        const struct loop_connection *first = TAILQ_FIRST(queues[i]);
-        if (first != NULL && (until < 0 || first->deadline < until))
-            until = first->deadline;
-    }
+    until = deadlines_next(&loop->fetches, until);
+    until = deadlines_next(&loop->replies, until);
     return until < 0 ? -1 : (int)(until > loop->now ? until - loop->now : 0);
 }
 
@@ -440,8 +405,8 @@ int main(int argc, char **argv)
     int error = set_batch_scheduling();
     if (error != 0)
         peer_complain("bare-events: cannot set SCHED_BATCH", error);
-    TAILQ_INIT(&loop.fetches);
-    TAILQ_INIT(&loop.replies);
+    deadlines_init(&loop.fetches, PEER_FETCH_MS);
+    deadlines_init(&loop.replies, SEND_TIMEOUT_MS);
     SLIST_INIT(&loop.closed);
     loop.listener.fd = peer_listen(&peer, SOCK_NONBLOCK);
     if (loop.epoll < 0 || !watch(&loop, &loop.listener)) {
