@@ -13,7 +13,7 @@ from .processes import Program
 from .run import Load, start_server, start_upstream, start_with_key
 
 EVENT = "raw_syscalls:sys_enter"
-PERF = ["perf", "stat", "--event", EVENT, "--field-separator", ","]
+PERF = ["perf", "stat", "--field-separator", ","]
 TRIES = 3
 PERF_PATIENCE = 60  # seconds for perf and the load that it runs
 TRACE_PATIENCE = 10  # seconds; some servers crawl under strace
@@ -23,7 +23,8 @@ MOST_TRACED = 100  # connections, under strace
 def tracer_name():
     """Return the tracer that works here: perf, strace or None."""
     if shutil.which("perf"):
-        done = subprocess.run([*PERF, "true"], stdin=subprocess.DEVNULL,
+        done = subprocess.run([*PERF, "--event", EVENT, "true"],
+                              stdin=subprocess.DEVNULL,
                               stdout=subprocess.DEVNULL,
                               stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode == 0 and re.match(r"\s*\d+,", done.stderr):
@@ -33,12 +34,24 @@ def tracer_name():
 
 def count(settings, tracer, contender, concurrency, delay_ms):
     """Return the system calls per request, or None if they can't be counted.
+    """
+    counted = count_events(settings, tracer, contender,
+                           (concurrency, delay_ms), (EVENT,))
+    return counted and counted[EVENT]
+
+
+def count_events(settings, tracer, contender, point, events):
+    """Return how often each event happens per request, or None if they can't
+    be counted; point is the number of connections and the delay in ms.
+
+    strace counts system calls only, each by its name beside EVENT for all.
 
     Two runs over the same number of connections are counted, with few lines
     and with more. Their difference leaves out the calls that belong to the
     connections themselves. A first run, which is not counted, lets the server
     open its upstream connections.
     """
+    concurrency, delay_ms = point
     if tracer == "strace" and concurrency > MOST_TRACED:
         return None
     trace = {"perf": by_perf, "strace": by_strace}[tracer]
@@ -55,30 +68,35 @@ def count(settings, tracer, contender, concurrency, delay_ms):
         counts = []
         for lines in (2, 2, 2 + more):
             # a process about to end may be gone before it is traced
-            traced = (trace(settings, server, port, concurrency,
-                            lines * concurrency) for _ in range(TRIES))
+            traced = (trace(settings, server, port,
+                            (concurrency, lines * concurrency), events)
+                      for _ in range(TRIES))
             counted = next((each for each in traced if each is not None),
                            None)
             if counted is None:
                 return None
             counts.append(counted)
-        return (counts[2] - counts[1]) / (more * concurrency)
+        return {name: (counts[2][name] - counts[1].get(name, 0)) /
+                (more * concurrency) for name in counts[2]}
     finally:
         if server:
             server.stop()
         upstream.stop()
 
 
-def by_perf(settings, server, port, concurrency, lines):
-    """Return the calls of a server that gets this many lines, or None.
+def by_perf(settings, server, port, load, events):
+    """Return the events of a server that gets this load, or None; the load is
+    a number of connections and of lines in all.
 
     perf starts the load once it is counting, and ends with it.
     """
+    concurrency, lines = load
     report = os.path.join(settings.work, "system-calls")
     pids = ",".join(map(str, server.pids()))
     perf = start_with_key(
         settings,
-        [*PERF, "--output", report, "--pid", pids, "--",
+        [*PERF, "--event", ",".join(events), "--output", report, "--pid",
+         pids, "--",
          settings.program("load"), "--connect", f"127.0.0.1:{port}",
          "--connections", str(concurrency), "--requests", str(lines),
          "--timeout", "20"],
@@ -92,12 +110,14 @@ def by_perf(settings, server, port, concurrency, lines):
     finally:
         perf.stop(patience=0)
     with open(report, encoding="utf-8") as file:
-        total = re.search(rf"^\s*(\d+),.*{EVENT}", file.read(), re.M)
-    return int(total.group(1)) if total else None
+        found = re.findall(r"^\s*(\d+),[^,]*,([^,]+),", file.read(), re.M)
+    counted = {name: int(number) for number, name in found}
+    return counted if set(counted) == set(events) else None
 
 
-def by_strace(settings, server, port, concurrency, lines):
+def by_strace(settings, server, port, load, _events):
     """The same with strace, which detaches before the connections close."""
+    concurrency, lines = load
     report = os.path.join(settings.work, "system-calls")
     pids = server.pids()
     tracer = Program(
@@ -108,23 +128,27 @@ def by_strace(settings, server, port, concurrency, lines):
     try:
         if not attached(tracer, pids):
             return None
-        load = Load(settings, port, concurrency, ["--requests", str(lines)],
-                    "/dev/null")
-        held = load.await_hold(TRACE_PATIENCE, (server, tracer))
+        client = Load(settings, port, concurrency,
+                      ["--requests", str(lines)], "/dev/null")
+        held = client.await_hold(TRACE_PATIENCE, (server, tracer))
         tracer.process.send_signal(signal.SIGINT)
         try:
             tracer.process.wait(10)
         except subprocess.TimeoutExpired:
             held = False
         if not held:
-            load.program.stop(patience=0)
+            client.program.stop(patience=0)
             return None
-        figures = load.finish()
+        figures = client.finish()
         if not figures or not figures["right"]:
             return None
         with open(report, encoding="utf-8") as file:
-            total = re.search(r"^\s*(\d+)\s+total$", file.read(), re.M)
-        return int(total.group(1)) if total else None
+            found = re.findall(r"^\s*(\d+)\s+(\w+)$", file.read(), re.M)
+        counted = {name: int(number) for number, name in found}
+        if "total" not in counted:
+            return None
+        counted[EVENT] = counted.pop("total")
+        return counted
     finally:
         tracer.stop(patience=2)
 

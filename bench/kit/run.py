@@ -505,8 +505,9 @@ def take_memory(plan, row, figures, idle, answered, last):
             (last - first) * 1024 / requests
 
 
-def take_window(row, raw, figures, readings):
-    """Record CPU per request, between two readings in the measured time."""
+def find_window(row, raw, figures, readings):
+    """Return the first and the last reading in the measured time, and the
+    number of replies between them; None if there is no such window."""
     zero = figures["began_ns"]
     replies = []  # when each came, those of the warm-up included
     with open(raw, encoding="ascii") as file:
@@ -521,13 +522,22 @@ def take_window(row, raw, figures, readings):
               if 0 <= reading.ns - zero <= figures["seconds"] * 1e9]
     if len(inside) < 2:
         row["why"].append("too few readings of the CPU clocks")
-        return
+        return None
     begin, end = inside[0], inside[-1]
     requests = (bisect.bisect_right(replies, end.ns) -
                 bisect.bisect_right(replies, begin.ns))
     if requests == 0:
         row["why"].append("no reply between two readings")
+        return None
+    return begin, end, requests
+
+
+def take_window(row, raw, figures, readings):
+    """Record CPU per request, between two readings in the measured time."""
+    window = find_window(row, raw, figures, readings)
+    if not window:
         return
+    begin, end, requests = window
     nanoseconds = end.ns - begin.ns
     total, user, system = (late - early for early, late in
                            zip(begin.server, end.server))
