@@ -56,6 +56,7 @@ POLLS = frozenset(("poll", "ppoll", "select", "pselect6", "epoll_wait",
 FUTEXES = frozenset(("futex", "futex_waitv", "futex_wait"))
 SLEEPS = frozenset(("wait4", "waitid", "nanosleep", "clock_nanosleep",
                     "rt_sigtimedwait", "pause", "rt_sigsuspend"))
+ON_DESCRIPTORS = READS | WRITES | ACCEPTS | {"connect", "close"}
 WAITING_CALLS = READS | WRITES | ACCEPTS | POLLS | FUTEXES | SLEEPS | {
     "connect"}
 
@@ -197,7 +198,9 @@ class Builder:
             if thread.pieces[-1].state == "asleep":
                 thread.turn(event.ns, "ready", thread.call)
         elif event.kind == "enter":
-            role = self.table(thread).get(event.value, OTHER)
+            # the first argument of others may be as small, and is none
+            role = self.table(thread).get(event.value, OTHER) \
+                if event.what in ON_DESCRIPTORS else OTHER
             thread.enter(event.ns, Call(event.what, event.value, role))
         elif event.kind == "exit":
             self.note(thread, thread.leave(event))

@@ -12,9 +12,9 @@ from typing import NamedTuple
 from . import charts, timeline
 
 WIDTH = charts.WIDTH
-LEFT = 70.0  # of the time axis; the names are before it
+LEFT = 74.0  # of the time axis; the names are before it
 NAME_WIDTH = (LEFT - 6) * charts.TEXT_SIZE / 10  # their text is smaller
-RIGHT = WIDTH - 8.0
+RIGHT = WIDTH - 13.0
 ROW = 15.0
 LANE = 11.0
 MOST_ROWS = 16
