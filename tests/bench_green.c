@@ -19,6 +19,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -1270,6 +1271,377 @@ START_TEST(test_a_handler_interrupts_main)
 }
 END_TEST
 
+static void set_handler(int number, int flags)
+{
+    const struct sigaction action = {.sa_handler = handle, .sa_flags = flags};
+    struct sigaction set;
+
+    ck_assert_int_eq(sigaction(number, &action, NULL), 0);
+    ck_assert_int_eq(sigaction(number, NULL, &set), 0);
+    ck_assert(set.sa_handler == handle);
+    ck_assert_int_eq(set.sa_flags & SA_SIGINFO, 0);
+    handled = 0;
+}
+
+/* What a main thread may wait in until a handler has run. */
+
+static int wait_in_poll(int fd)
+{
+    struct pollfd input = {.fd = fd, .events = POLLIN};
+    return poll(&input, 1, -1);
+}
+
+static int wait_in_select(int fd)
+{
+    fd_set set;
+
+    FD_ZERO(&set);
+    FD_SET(fd, &set);
+    return select(fd + 1, &set, NULL, NULL, NULL);
+}
+
+static int wait_in_recv(int fd)
+{
+    char byte;
+    return (int)recv(fd, &byte, 1, 0);
+}
+
+static int wait_in_accept(int fd)
+{
+    int port;
+    int held = hold_port(&port);
+
+    (void)fd;
+    ck_assert_int_eq(listen(held, 1), 0);
+    int result = accept(held, NULL, NULL);
+    int error = errno;
+    close(held);
+    errno = error;
+    return result;
+}
+
+static int wait_in_sleep(int fd)
+{
+    (void)fd;
+    return nanosleep(&(struct timespec){.tv_sec = 60}, NULL);
+}
+
+static int wait_in_pause(int fd)
+{
+    (void)fd;
+    return pause();
+}
+
+static int wait_in_sem(int fd)
+{
+    (void)fd;
+    return sem_wait(&gate);
+}
+
+static int (*const waits[])(int) = {
+    wait_in_poll,  wait_in_select, wait_in_recv, wait_in_accept,
+    wait_in_sleep, wait_in_pause,  wait_in_sem,
+};
+
+/* Has a process send a signal, when this one is long in its wait. */
+static pid_t send_late(int number)
+{
+    pid_t pid = fork();
+
+    ck_assert_int_ge(pid, 0);
+    if (pid == 0) {
+        let_pass(TIMEOUT_MS);
+        kill(getppid(), number);
+        _exit(0);
+    }
+    return pid;
+}
+
+/* A busy thread: the carrier never sleeps. */
+START_TEST(test_a_handler_interrupts_main_under_load)
+{
+    atomic_bool over = false;
+    int pair[2];
+
+    stream_pair(pair);
+    ck_assert_int_eq(sem_init(&gate, 0, 0), 0);
+    set_handler(SIGUSR2, 0);
+    pthread_t busy = spawn(keep_busy, &over);
+    pid_t pid = send_late(SIGUSR2);
+    ck_assert_int_eq(waits[_i](pair[0]), -1);
+    ck_assert_int_eq(errno, EINTR);
+    ck_assert_int_eq(handled, SIGUSR2);
+    ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+    over = true;
+    join(busy);
+}
+END_TEST
+
+static int wait_in_ppoll(int fd, const sigset_t *mask)
+{
+    struct pollfd input = {.fd = fd, .events = POLLIN};
+    return ppoll(&input, 1, NULL, mask);
+}
+
+static int wait_in_pselect(int fd, const sigset_t *mask)
+{
+    fd_set set;
+
+    FD_ZERO(&set);
+    FD_SET(fd, &set);
+    return pselect(fd + 1, &set, NULL, NULL, NULL, mask);
+}
+
+static int wait_in_epoll_pwait(int fd, const sigset_t *mask)
+{
+    struct epoll_event event;
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+
+    (void)fd;
+    int result = epoll_pwait(epoll, &event, 1, -1, mask);
+    int error = errno;
+    close(epoll);
+    errno = error;
+    return result;
+}
+
+static int wait_in_sigsuspend(int fd, const sigset_t *mask)
+{
+    (void)fd;
+    return sigsuspend(mask);
+}
+
+static int (*const masked_waits[])(int, const sigset_t *) = {
+    wait_in_ppoll, wait_in_pselect, wait_in_epoll_pwait, wait_in_sigsuspend};
+
+/* The signal has come before the wait, or comes in it. */
+START_TEST(test_a_wait_unblocks_signals)
+{
+    atomic_bool over = false;
+    int pair[2];
+    sigset_t set, none, now;
+
+    stream_pair(pair);
+    set_handler(SIGUSR2, SA_RESTART);
+    sigemptyset(&none);
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR2);
+    ck_assert_int_eq(sigprocmask(SIG_BLOCK, &set, NULL), 0);
+    pthread_t busy = spawn(keep_busy, &over);
+    for (int late = 0; late < 2; late++) {
+        pid_t pid = -1;
+        handled = 0;
+        if (late)
+            pid = send_late(SIGUSR2);
+        else
+            kill(getpid(), SIGUSR2);
+        sched_yield();
+        ck_assert_int_eq(handled, 0);
+        ck_assert_int_eq(masked_waits[_i](pair[0], &none), -1);
+        ck_assert_int_eq(errno, EINTR);
+        ck_assert_int_eq(handled, SIGUSR2);
+        ck_assert_int_eq(pthread_sigmask(SIG_BLOCK, NULL, &now), 0);
+        ck_assert_int_eq(sigismember(&now, SIGUSR2), 1);
+        if (late)
+            ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+    }
+    over = true;
+    join(busy);
+}
+END_TEST
+
+static void *block_and_wait(void *argument)
+{
+    sigset_t all;
+
+    sigfillset(&all);
+    ck_assert_int_eq(pthread_sigmask(SIG_BLOCK, &all, NULL), 0);
+    return wait_at_gate(argument);
+}
+
+START_TEST(test_a_thread_blocks_signals_for_itself_alone)
+{
+    sigset_t now;
+    int pair[2];
+
+    stream_pair(pair);
+    ck_assert_int_eq(sem_init(&gate, 0, 0), 0);
+    set_handler(SIGUSR2, 0);
+    pthread_t thread = spawn(block_and_wait, NULL);
+    sched_yield();
+    ck_assert_int_eq(pthread_sigmask(SIG_BLOCK, NULL, &now), 0);
+    ck_assert_int_eq(sigismember(&now, SIGUSR2), 0);
+    pid_t pid = send_late(SIGUSR2);
+    ck_assert_int_eq(wait_in_poll(pair[0]), -1);
+    ck_assert_int_eq(errno, EINTR);
+    ck_assert_int_eq(handled, SIGUSR2);
+    ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+    sem_post(&gate);
+    join(thread);
+}
+END_TEST
+
+static pthread_t handled_in;
+static int handled_value;
+
+static void note_thread(int number, siginfo_t *info, void *machine)
+{
+    (void)machine;
+    handled = number;
+    handled_in = pthread_self();
+    handled_value = info->si_code == SI_QUEUE ? info->si_value.sival_int : 0;
+}
+
+static void *be_interrupted(void *argument)
+{
+    ck_assert_int_eq(wait_in_recv(*(int *)argument), -1);
+    ck_assert_int_eq(errno, EINTR);
+    return argument;
+}
+
+static void *receive_one(void *argument)
+{
+    ck_assert_int_eq(wait_in_recv(*(int *)argument), 1);
+    return argument;
+}
+
+START_TEST(test_a_signal_for_a_thread_interrupts_that_one)
+{
+    struct sigaction action = {.sa_sigaction = note_thread,
+                               .sa_flags = SA_SIGINFO};
+    int pair[2];
+    int other[2];
+
+    stream_pair(pair);
+    stream_pair(other);
+    sigaction(SIGUSR2, &action, NULL);
+    pthread_t bystander = spawn(receive_one, &other[0]);
+    for (int way = 0; way < 2; way++) {
+        pthread_t thread = spawn(be_interrupted, &pair[0]);
+        sleep_ms(2);
+        ck_assert_int_eq(pthread_kill(thread, 0), 0);
+        ck_assert_int_eq(pthread_kill(thread, 100), EINVAL);
+        if (way == 0)
+            ck_assert_int_eq(pthread_kill(thread, SIGUSR2), 0);
+        else
+            ck_assert_int_eq(pthread_sigqueue(thread, SIGUSR2,
+                                              (union sigval){.sival_int = 7}),
+                             0);
+        ck_assert_int_eq(handled, SIGUSR2);
+        ck_assert(pthread_equal(handled_in, thread));
+        ck_assert_int_eq(handled_value, way == 0 ? 0 : 7);
+        sleep_ms(2); /* main is not interrupted */
+        ck_assert_ptr_eq(join(thread), &pair[0]);
+    }
+    action.sa_flags |= SA_RESTART;
+    sigaction(SIGUSR2, &action, NULL);
+    pthread_t thread = spawn(receive_one, &pair[0]);
+    sched_yield();
+    ck_assert_int_eq(pthread_kill(thread, SIGUSR2), 0);
+    sleep_ms(2);
+    ck_assert_int_eq(pthread_tryjoin_np(thread, NULL), EBUSY);
+    ck_assert_int_eq(write(pair[1], "x", 1), 1);
+    join(thread);
+    ck_assert_int_eq(write(other[1], "x", 1), 1);
+    join(bystander);
+}
+END_TEST
+
+static void *take_signal_later(void *argument)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR2);
+    ck_assert_int_eq(pthread_sigmask(SIG_BLOCK, &set, NULL), 0);
+    ck_assert_int_eq(sem_wait(&gate), 0);
+    ck_assert_int_eq(handled, 0);
+    ck_assert_int_eq(pthread_sigmask(SIG_UNBLOCK, &set, NULL), 0);
+    ck_assert_int_eq(handled, SIGUSR2);
+    return argument;
+}
+
+static void *take_by_sigwait(void *argument)
+{
+    int number = 0;
+    ck_assert_int_eq(pthread_sigmask(SIG_BLOCK, argument, NULL), 0);
+    ck_assert_int_eq(sigwait(argument, &number), 0);
+    ck_assert_int_eq(number, SIGUSR2);
+    return argument;
+}
+
+START_TEST(test_a_signal_for_a_thread_that_blocks_it_waits)
+{
+    struct ticker ticker;
+    sigset_t set;
+
+    ck_assert_int_eq(sem_init(&gate, 0, 0), 0);
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR2);
+    set_handler(SIGUSR2, 0);
+    ticker_start(&ticker);
+    pthread_t later = spawn(take_signal_later, NULL);
+    pthread_t waiting = spawn(take_by_sigwait, &set);
+    sleep_ms(2);
+    ck_assert_int_eq(pthread_kill(later, SIGUSR2), 0);
+    sleep_ms(2);
+    ck_assert_int_eq(pthread_tryjoin_np(waiting, NULL), EBUSY);
+    ck_assert_int_eq(pthread_kill(waiting, SIGUSR2), 0);
+    join(waiting);
+    ck_assert_int_eq(handled, 0);
+    sem_post(&gate);
+    join(later);
+    ticker_end(&ticker);
+}
+END_TEST
+
+static void post(int number)
+{
+    (void)number;
+    errno = ERANGE; /* which is the main thread's */
+    sem_post(&gate);
+}
+
+START_TEST(test_a_handler_can_post_a_semaphore)
+{
+    const struct itimerval often = {{0, 1000}, {0, 1000}};
+    const struct sigaction action = {.sa_handler = post,
+                                     .sa_flags = SA_RESTART};
+    atomic_bool over = false;
+
+    ck_assert_int_eq(sem_init(&gate, 0, 0), 0);
+    sigaction(SIGALRM, &action, NULL);
+    pthread_t busy = spawn(keep_busy, &over);
+    setitimer(ITIMER_REAL, &often, NULL);
+    for (int i = 0; i < 50; i++)
+        join(spawn(wait_at_gate, NULL));
+    setitimer(ITIMER_REAL, &(struct itimerval){.it_value = {0}}, NULL);
+    over = true;
+    join(busy);
+}
+END_TEST
+
+static sigjmp_buf way_out;
+
+static void jump_out(int number)
+{
+    siglongjmp(way_out, number);
+}
+
+START_TEST(test_a_handler_can_jump_out)
+{
+    struct ticker ticker;
+    const struct sigaction action = {.sa_handler = jump_out};
+
+    sigaction(SIGUSR2, &action, NULL);
+    ticker_start(&ticker);
+    if (sigsetjmp(way_out, 1) == 0)
+        raise(SIGUSR2);
+    sleep_ms(TIMEOUT_MS);
+    ticker_end(&ticker);
+}
+END_TEST
+
 static Suite *green_suite(void)
 {
     Suite *suite = suite_create("green");
@@ -1325,6 +1697,15 @@ static Suite *green_suite(void)
     tcase_add_test(tcase, test_sigwait_leaves_its_descriptor_to_others);
     tcase_add_test(tcase, test_a_handler_can_write_to_a_pipe);
     tcase_add_test(tcase, test_a_handler_interrupts_main);
+    tcase_add_loop_test(tcase, test_a_handler_interrupts_main_under_load, 0,
+                        sizeof waits / sizeof waits[0]);
+    tcase_add_loop_test(tcase, test_a_wait_unblocks_signals, 0,
+                        sizeof masked_waits / sizeof masked_waits[0]);
+    tcase_add_test(tcase, test_a_thread_blocks_signals_for_itself_alone);
+    tcase_add_test(tcase, test_a_signal_for_a_thread_interrupts_that_one);
+    tcase_add_test(tcase, test_a_signal_for_a_thread_that_blocks_it_waits);
+    tcase_add_test(tcase, test_a_handler_can_post_a_semaphore);
+    tcase_add_test(tcase, test_a_handler_can_jump_out);
     suite_add_tcase(suite, tcase);
     return suite;
 }

@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/epoll.h>
@@ -41,13 +42,20 @@ typedef void *thread_start(void *);
     X(int, dup2, (int, int))                                                  \
     X(int, dup3, (int, int, int))                                             \
     X(int, epoll_wait, (int, struct epoll_event *, int, int))                 \
+    X(int, epoll_pwait,                                                       \
+      (int, struct epoll_event *, int, int, const sigset_t *))                \
     X(int, fclose, (FILE *))                                                  \
     X(int, fcntl, (int, int, ...))                                            \
     X(int, ioctl, (int, unsigned long, ...))                                  \
+    X(void, longjmp, (struct __jmp_buf_tag *, int))                           \
+    X(int, pause, (void))                                                     \
     X(int, pclose, (FILE *))                                                  \
     X(int, poll, (struct pollfd *, nfds_t, int))                              \
     X(int, ppoll,                                                             \
       (struct pollfd *, nfds_t, const struct timespec *, const sigset_t *))   \
+    X(int, pselect,                                                           \
+      (int, fd_set *, fd_set *, fd_set *, const struct timespec *,            \
+       const sigset_t *))                                                     \
     X(int, pthread_cancel, (pthread_t))                                       \
     X(int, pthread_clockjoin_np,                                              \
       (pthread_t, void **, clockid_t, const struct timespec *))               \
@@ -91,6 +99,8 @@ typedef void *thread_start(void *);
     X(int, pthread_setschedparam,                                             \
       (pthread_t, int, const struct sched_param *))                           \
     X(int, pthread_setspecific, (pthread_key_t, const void *))                \
+    X(int, pthread_sigmask, (int, const sigset_t *, sigset_t *))              \
+    X(int, pthread_sigqueue, (pthread_t, int, const union sigval))            \
     X(int, pthread_timedjoin_np,                                              \
       (pthread_t, void **, const struct timespec *))                          \
     X(int, pthread_tryjoin_np, (pthread_t, void **))                          \
@@ -112,6 +122,8 @@ typedef void *thread_start(void *);
     X(ssize_t, sendto,                                                        \
       (int, const void *, size_t, int, __CONST_SOCKADDR_ARG, socklen_t))      \
     X(int, setsockopt, (int, int, int, const void *, socklen_t))              \
+    X(int, sigaction, (int, const struct sigaction *, struct sigaction *))    \
+    X(int, sigsuspend, (const sigset_t *))                                    \
     X(int, sigtimedwait,                                                      \
       (const sigset_t *, siginfo_t *, const struct timespec *))               \
     X(int, sigwait, (const sigset_t *, int *))                                \

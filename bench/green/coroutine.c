@@ -10,6 +10,7 @@
 #define _GNU_SOURCE
 #include "coroutine.h"
 #include "descriptors.h"
+#include "signals.h"
 #include "threads.h"
 
 #include <errno.h>
@@ -44,6 +45,7 @@ static long round_left; /* coroutines that run before the next look */
 static long calls_left = CALLS;
 static int64_t looked_ns; /* when the last look was over */
 
+static volatile sig_atomic_t looking; /* at events, or about to */
 static int wake_fd = -1;
 static atomic_bool woken_from_outside;
 static atomic_long waiters; /* at addresses */
@@ -244,7 +246,7 @@ static void bury(void)
 
 /* On a stack of its own: says so if a coroutine's stack has overflowed. Then
  * it is as if there were no handler. */
-static void on_fault(int number, siginfo_t *info, void *machine)
+void on_fault(int number, siginfo_t *info, void *machine)
 {
     static const char text[] =
         "green: a coroutine has overflowed its stack: the thread that it was "
@@ -256,7 +258,8 @@ static void on_fault(int number, siginfo_t *info, void *machine)
     if (is_carrier && address < stack->memory &&
         address >= stack->memory - stack->guard)
         (void)!plain()->write(STDERR_FILENO, text, sizeof text - 1);
-    signal(number, SIG_DFL);
+    plain()->sigaction(number, &(struct sigaction){.sa_handler = SIG_DFL},
+                       NULL);
     if (info->si_code <= 0) /* somebody has sent it; no fault comes again */
         raise(number);
 }
@@ -269,13 +272,13 @@ static void watch_stacks(void)
                                .sa_flags = SA_SIGINFO | SA_ONSTACK};
     stack_t stack = {.ss_size = ALT_STACK};
 
-    if (sigaction(SIGSEGV, NULL, &old) != 0 ||
+    if (plain()->sigaction(SIGSEGV, NULL, &old) != 0 ||
         (old.sa_flags & SA_SIGINFO) != 0 || old.sa_handler != SIG_DFL)
         return;
     stack.ss_sp = map_memory(ALT_STACK);
     sigemptyset(&action.sa_mask);
     if (stack.ss_sp != NULL && sigaltstack(&stack, NULL) == 0)
-        sigaction(SIGSEGV, &action, NULL);
+        plain()->sigaction(SIGSEGV, &action, NULL);
 }
 
 /*
@@ -358,13 +361,15 @@ void wake_from_outside(void)
     errno = saved;
 }
 
-/* Has all that wait at an address look again. */
+/* Has all that wait at an address look again, if it was another thread that
+ * has ended the look at events, and no signal. */
 static void answer_outside(void)
 {
     uint64_t count;
 
     (void)!plain()->read(wake_fd, &count, sizeof count);
-    atomic_store(&woken_from_outside, false);
+    if (!atomic_exchange(&woken_from_outside, false))
+        return;
     for (int i = 0; i < BUCKETS; i++) {
         struct coroutine *coroutine = TAILQ_FIRST(&buckets[i]);
         while (coroutine != NULL) {
@@ -397,29 +402,15 @@ void wake(struct coroutine *coroutine, enum wake why)
     make_ready(coroutine);
 }
 
-/* Returns whether some handler of the program wants blocking calls to fail
- * with EINTR, rather than be restarted. */
-static bool handlers_interrupt(void)
+void look_soon(void)
 {
-    struct sigaction action;
+    const uint64_t one = 1;
 
-    for (int number = 1; number <= SIGRTMAX; number++)
-        if (sigaction(number, NULL, &action) == 0 &&
-            (action.sa_flags & SA_RESTART) == 0 &&
-            action.sa_handler != SIG_DFL && action.sa_handler != SIG_IGN &&
-            action.sa_sigaction != on_fault)
-            return true;
-    return false;
-}
-
-/* A handler has run while all waited. The kernel prefers the main thread for
- * it, whose call it would have ended. */
-static void interrupt_main(void)
-{
-    if (main_coroutine.interruptible == INTERRUPTED ||
-        (main_coroutine.interruptible == UNLESS_RESTARTED &&
-         handlers_interrupt()))
-        wake(&main_coroutine, WAKE_INTERRUPTED);
+    if (is_carrier)
+        round_left = 0; /* else the look comes a round later */
+    if ((!is_carrier || looking) &&
+        plain()->write(wake_fd, &one, sizeof one) < 0)
+        return; /* it is full: that wakes as well */
 }
 
 /* Waits for events for that long, in ns; below 0 for ever. */
@@ -461,13 +452,17 @@ static void look_around(void)
                   "one coroutine has run or blocked for %lld ms, and all "
                   "others had to wait for it",
                   (long long)(now - looked_ns) / 1000000);
+    looking = true;
+    if (handler_has_run)
+        end_interrupted_calls();
     if (!STAILQ_EMPTY(&ready))
         wait_ns = 0;
     else if (timer_count > 0)
         wait_ns = timers[1]->deadline > now ? timers[1]->deadline - now : 0;
     int n = wait_for_events(events, wait_ns);
-    if (n < 0 && errno == EINTR)
-        interrupt_main();
+    looking = false;
+    if (handler_has_run)
+        end_interrupted_calls();
     for (int i = 0; i < n; i++) {
         if (is_event_of(&events[i], wake_fd))
             answer_outside();
@@ -593,6 +588,7 @@ struct coroutine *coroutine_create(const pthread_attr_t *attr,
     coroutine->signal_fd = -1;
     context_make(&coroutine->context, coroutine->stack.memory,
                  coroutine->stack.size, begin);
+    signals_begin(coroutine);
     coroutines++;
     make_ready(coroutine);
     return coroutine;
@@ -606,6 +602,7 @@ _Noreturn void coroutine_end(void *result)
     end_specifics(self);
     if (self->signal_fd >= 0)
         close(self->signal_fd); /* not the plain one: it is to be forgotten */
+    signals_end(self);
     if (self != &main_coroutine)
         coroutines--;
     if (coroutines == 0 &&
@@ -623,7 +620,7 @@ _Noreturn void coroutine_end(void *result)
 /* The child of a fork has the thread that called it, and no other. */
 static void on_fork(void)
 {
-    if (!is_carrier)
+    if (!is_carrier && !in_handler)
         return;
     coroutines = current != &main_coroutine;
     current->joiner = NULL;
@@ -638,6 +635,7 @@ static void on_fork(void)
     atomic_store(&waiters, 0);
     carrier_id = (int)syscall(SYS_gettid);
     descriptors_after_fork();
+    signals_after_fork();
     if (wake_fd >= 0) {
         plain()->close(wake_fd);
         wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -655,6 +653,7 @@ bool become_carrier(void)
     if (wake_fd < 0 || !watch_wake_fd(wake_fd))
         return false;
     watch_stacks();
+    signals_init();
     pthread_atfork(NULL, NULL, on_fork);
     carrier = plain()->pthread_self();
     carrier_id = (int)syscall(SYS_gettid);

@@ -29,7 +29,7 @@ enum wake {
     WAKE_INTERRUPTED /* a signal handler has run */
 };
 
-/* Which waits of the main coroutine a signal handler ends. */
+/* Which waits a signal handler ends. */
 enum interruptible { UNINTERRUPTED, UNLESS_RESTARTED, INTERRUPTED };
 
 struct stack {
@@ -39,6 +39,7 @@ struct stack {
     bool borrowed;
 };
 
+struct mask;
 struct specific;
 
 struct coroutine {
@@ -60,7 +61,14 @@ struct coroutine {
     struct coroutine *joiner;
     struct specific *specifics; /* values of pthread_setspecific */
     unsigned specific_count;
-    int signal_fd; /* of sigwait, or -1 */
+    int signal_fd;     /* of sigwait, or -1 */
+    struct mask *mask; /* of signals; NULL once it has ended */
+    TAILQ_ENTRY(coroutine) in_mask;
+    _Atomic uint64_t pending; /* signals, for it alone, that it blocks */
+    _Atomic uint64_t awaited; /* those that it waits for */
+    union sigval value;       /* of the last of them */
+    atomic_int interrupts;    /* which waits a handler has ended */
+    struct coroutine *next_interrupted;
 };
 
 /* Whether this thread is the carrier, and there are coroutines. */
@@ -105,6 +113,13 @@ void wake(struct coroutine *coroutine, enum wake why);
 /* Lets those run that are ready. */
 void give_way(void);
 
+/* For a handler of a signal, and for any other thread: has the carrier soon
+ * look for waits that have ended. */
+void look_soon(void);
+
+/* The handler of a fault that green sets. */
+void on_fault(int number, siginfo_t *info, void *machine);
+
 /* To be called where a call did not have to wait: now and then it gives way,
  * or one busy coroutine would keep all others from running. */
 void count_call(void);
@@ -136,7 +151,7 @@ enum warning {
     WARN_HELD,
     WARN_UNWATCHED,
     WARN_CANCEL,
-    WARN_MASK,
+    WARN_JUMP,
     WARN_BOUND,
     WARNINGS
 };

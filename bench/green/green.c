@@ -28,12 +28,14 @@
  *   coroutine.c    coroutines, what they wait for, and who runs next
  *   descriptors.c  what is known about descriptors
  *   sockets.c      read, write, accept, connect and the like
- *   waits.c        poll, sleep, sigwait and the like
+ *   waits.c        poll, sleep and the like
+ *   signals.c      masks, handlers, and the waits for signals
  *   locks.c        mutexes, condition variables, semaphores
  *   threads.c      what a coroutine has of a thread
  *
  * What each coroutine has of its own: its stack, errno, the values of
- * pthread_setspecific, what pthread_self returns, the rounding mode. Whatever
+ * pthread_setspecific, what pthread_self returns, the signal mask and the
+ * signals sent to it alone, the rounding mode. Whatever
  * else the program or a library keeps in __thread variables, all coroutines
  * share. That is safe where it is not needed across a call that waits: OpenSSL
  * has its queue of errors in a value of pthread_setspecific, and libcurl waits
@@ -46,23 +48,21 @@
  *   - getaddrinfo and getnameinfo, and anything else that the C library waits
  *     for inside: system, waitpid, flock, pthread_once, barriers
  *   - joining a thread that is no coroutine
- *   - a handler of a signal that should wake a coroutine through a lock or a
- *     semaphore, and what such a handler waits for itself
+ *   - what a handler of a signal waits for itself
  *   - mutexes that are robust, process-shared or with a priority protocol:
  *     they are the plain ones, so to hold one in a wait can be a deadlock
- *   - calls that calls.h does not list: sendfile, splice, recvmmsg, pselect,
- *     epoll_pwait, pause, sigsuspend, open of a FIFO, mtx_lock, message queues
+ *   - calls that calls.h does not list: sendfile, splice, recvmmsg, open of a
+ *     FIFO, mtx_lock, message queues
  * What is not as with threads:
- *   - one signal mask, one CPU affinity and one name for all coroutines;
- *     pthread_kill sends a signal to the carrier
+ *   - one CPU affinity and one name for all coroutines
+ *   - a handler runs on the stack of whichever coroutine it interrupts, so
+ *     jumping out of it is safe only if that is the one that set the target;
+ *     a call that begins just after a handler has run may end with EINTR, too
  *   - pthread_cancel does nothing, and says so; pthread_exit does not run
  *     what pthread_cleanup_push has left
  *   - threads of thrd_create and of C++'s std::thread stay threads, and so do
  *     those of a program that is linked statically
- *   - a signal ends a call of the main coroutine with EINTR only if it comes
- *     while all coroutines wait; a call of another is never ended so
  *   - recvmsg with MSG_WAITALL may return less
- *   - a handler of a signal that calls what can wait may let others run first
  *   - two descriptors are taken, and one for each sigwait
  *   - a descriptor's O_NONBLOCK is taken to change by this process alone
  *   - one core is all that there is

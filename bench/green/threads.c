@@ -7,6 +7,7 @@
 #include "threads.h"
 #include "coroutine.h"
 #include "green.h"
+#include "signals.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -64,8 +65,14 @@ EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr,
         !atomic_flag_test_and_set(&started) && !become_carrier())
         warn_once(WARN_BOUND, "cannot start: %s; threads stay threads",
                   strerror(errno));
-    if (!is_carrier || !is_programs(start))
+    if (!is_carrier)
         return plain()->pthread_create(thread, attr, start, argument);
+    if (!is_programs(start)) {
+        show_own_mask(); /* a thread inherits it */
+        int error = plain()->pthread_create(thread, attr, start, argument);
+        show_common_mask();
+        return error;
+    }
     struct coroutine *coroutine = coroutine_create(attr, start, argument);
     if (coroutine == NULL)
         return EAGAIN;
@@ -75,7 +82,7 @@ EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr,
 
 EXPORT pthread_t pthread_self(void)
 {
-    if (!is_carrier || current == &main_coroutine)
+    if ((!is_carrier && !in_handler) || current == &main_coroutine)
         return plain()->pthread_self();
     return handle_of(current);
 }
@@ -164,10 +171,32 @@ EXPORT _Noreturn void pthread_exit(void *result)
     abort(); /* it does not return */
 }
 
-/* A signal for a coroutine is one for the carrier. */
+/* Returns the coroutine that a signal is to be sent to, or NULL: it goes to a
+ * thread. */
+static struct coroutine *addressee_of(pthread_t thread)
+{
+    struct coroutine *coroutine = coroutine_of(thread);
+
+    if (coroutine == NULL && carrier_id != 0 && pthread_equal(thread, carrier))
+        return &main_coroutine;
+    return coroutine;
+}
+
 EXPORT int pthread_kill(pthread_t thread, int number)
 {
-    return plain()->pthread_kill(thread_of(thread), number);
+    struct coroutine *coroutine = addressee_of(thread);
+
+    return coroutine == NULL ? plain()->pthread_kill(thread, number)
+                             : send_to(coroutine, number, NULL);
+}
+
+EXPORT int pthread_sigqueue(pthread_t thread, int number,
+                            const union sigval value)
+{
+    struct coroutine *coroutine = addressee_of(thread);
+
+    return coroutine == NULL ? plain()->pthread_sigqueue(thread, number, value)
+                             : send_to(coroutine, number, &value);
 }
 
 EXPORT int pthread_cancel(pthread_t thread)

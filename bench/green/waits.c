@@ -1,15 +1,15 @@
 /*
- * waits.c - the calls that wait for descriptors, for time and for signals
+ * waits.c - the calls that wait for descriptors and for time
  *
  * SPDX-License-Identifier: MIT
  */
 #define _GNU_SOURCE
 #include "descriptors.h"
+#include "signals.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/signalfd.h>
 
 #define SECOND INT64_C(1000000000)
 
@@ -46,10 +46,11 @@ EXPORT int ppoll(struct pollfd *fds, nfds_t count,
 {
     if (!is_carrier)
         return plain()->ppoll(fds, count, timeout, mask);
-    if (mask != NULL)
-        warn_once(WARN_MASK, "ppoll does not set the signal mask: all "
-                             "coroutines share one");
-    return poll_until(fds, count, timeout == NULL ? NEVER : after(timeout));
+    int64_t deadline = timeout == NULL ? NEVER : after(timeout);
+    uint64_t before = begin_masked_wait(mask);
+    int ready = poll_until(fds, count, deadline);
+    end_masked_wait(before);
+    return ready;
 }
 
 EXPORT int __ppoll_chk(struct pollfd *fds, nfds_t count,
@@ -108,21 +109,10 @@ static int set_bits(const struct pollfd *fds, nfds_t count, fd_set *in,
     return bits;
 }
 
-EXPORT int select(int count, fd_set *in, fd_set *out, fd_set *urgent,
-                  struct timeval *timeout)
+/* select, until that time. */
+static int select_until(int count, fd_set *in, fd_set *out, fd_set *urgent,
+                        int64_t deadline)
 {
-    if (!is_carrier || count < 0 || count > FD_SETSIZE)
-        return plain()->select(count, in, out, urgent, timeout);
-    if (timeout != NULL && (timeout->tv_sec < 0 || timeout->tv_usec < 0)) {
-        errno = EINVAL;
-        return -1;
-    }
-    int64_t deadline = NEVER;
-    if (timeout != NULL) {
-        const struct timespec duration = {timeout->tv_sec,
-                                          timeout->tv_usec * 1000};
-        deadline = after(&duration);
-    }
     struct pollfd *fds = calloc((size_t)count + 1, sizeof *fds);
     if (fds == NULL)
         return -1;
@@ -140,12 +130,49 @@ EXPORT int select(int count, fd_set *in, fd_set *out, fd_set *urgent,
                 FD_ZERO(sets[i]);
         ready = set_bits(fds, listed, in, out, urgent);
     }
+    free(fds);
+    return ready;
+}
+
+EXPORT int select(int count, fd_set *in, fd_set *out, fd_set *urgent,
+                  struct timeval *timeout)
+{
+    if (!is_carrier || count < 0 || count > FD_SETSIZE)
+        return plain()->select(count, in, out, urgent, timeout);
+    if (timeout != NULL && (timeout->tv_sec < 0 || timeout->tv_usec < 0)) {
+        errno = EINVAL;
+        return -1;
+    }
+    int64_t deadline = NEVER;
+    if (timeout != NULL) {
+        const struct timespec duration = {timeout->tv_sec,
+                                          timeout->tv_usec * 1000};
+        deadline = after(&duration);
+    }
+    int ready = select_until(count, in, out, urgent, deadline);
     if (timeout != NULL) { /* Linux says how much of it is left */
         int64_t left = deadline == NEVER ? 0 : deadline - now_ns();
         left = left > 0 ? left : 0;
         *timeout = (struct timeval){left / SECOND, left % SECOND / 1000};
     }
-    free(fds);
+    return ready;
+}
+
+static bool is_duration(const struct timespec *time)
+{
+    return time->tv_sec >= 0 && time->tv_nsec >= 0 && time->tv_nsec < SECOND;
+}
+
+EXPORT int pselect(int count, fd_set *in, fd_set *out, fd_set *urgent,
+                   const struct timespec *timeout, const sigset_t *mask)
+{
+    if (!is_carrier || count < 0 || count > FD_SETSIZE ||
+        (timeout != NULL && !is_duration(timeout)))
+        return plain()->pselect(count, in, out, urgent, timeout, mask);
+    int64_t deadline = timeout == NULL ? NEVER : after(timeout);
+    uint64_t before = begin_masked_wait(mask);
+    int ready = select_until(count, in, out, urgent, deadline);
+    end_masked_wait(before);
     return ready;
 }
 
@@ -170,6 +197,17 @@ EXPORT int epoll_wait(int epoll, struct epoll_event *events, int room,
     }
 }
 
+EXPORT int epoll_pwait(int epoll, struct epoll_event *events, int room,
+                       int timeout_ms, const sigset_t *mask)
+{
+    if (!is_carrier)
+        return plain()->epoll_pwait(epoll, events, room, timeout_ms, mask);
+    uint64_t before = begin_masked_wait(mask);
+    int ready = epoll_wait(epoll, events, room, timeout_ms);
+    end_masked_wait(before);
+    return ready;
+}
+
 /*
  * Time
  */
@@ -182,11 +220,6 @@ static int sleep_until(int64_t deadline)
         return 0;
     }
     return suspend(deadline, INTERRUPTED) == WAKE_INTERRUPTED ? EINTR : 0;
-}
-
-static bool is_duration(const struct timespec *time)
-{
-    return time->tv_sec >= 0 && time->tv_nsec >= 0 && time->tv_nsec < SECOND;
 }
 
 EXPORT int clock_nanosleep(clockid_t clock, int flags,
@@ -238,75 +271,4 @@ EXPORT int sched_yield(void)
         return plain()->sched_yield();
     give_way();
     return 0;
-}
-
-/*
- * Signals. A descriptor of signalfd is ready when one is pending for the
- * process or for the carrier, so the carrier need not wait itself.
- */
-
-/* Returns the number of a signal of the set, or -1 with errno set. */
-static int await_signal(const sigset_t *set, struct signalfd_siginfo *info,
-                        int64_t deadline)
-{
-    bool is_new = current->signal_fd < 0;
-    int fd = signalfd(current->signal_fd, set, SFD_NONBLOCK | SFD_CLOEXEC);
-    struct pollfd input = {.fd = fd, .events = POLLIN};
-
-    if (fd < 0)
-        return -1;
-    current->signal_fd = fd;
-    if (is_new)
-        descriptor_opened(fd, KIND_PIPE, true);
-    for (;;) {
-        if (plain()->read(fd, info, sizeof *info) == sizeof *info)
-            return (int)info->ssi_signo;
-        if (errno != EAGAIN)
-            return -1;
-        int ready = poll_until(&input, 1, deadline);
-        if (ready < 0)
-            return -1;
-        if (ready == 0 && deadline <= now_ns()) {
-            errno = EAGAIN;
-            return -1;
-        }
-    }
-}
-
-EXPORT int sigwait(const sigset_t *set, int *number)
-{
-    struct signalfd_siginfo info;
-
-    if (!is_carrier)
-        return plain()->sigwait(set, number);
-    do
-        *number = await_signal(set, &info, NEVER);
-    while (*number < 0 && errno == EINTR);
-    return *number < 0 ? errno : 0;
-}
-
-EXPORT int sigtimedwait(const sigset_t *set, siginfo_t *result,
-                        const struct timespec *timeout)
-{
-    struct signalfd_siginfo info;
-
-    if (!is_carrier)
-        return plain()->sigtimedwait(set, result, timeout);
-    int number =
-        await_signal(set, &info, timeout == NULL ? NEVER : after(timeout));
-    if (number > 0 && result != NULL) {
-        memset(result, 0, sizeof *result);
-        result->si_signo = number;
-        result->si_code = info.ssi_code;
-        result->si_errno = info.ssi_errno;
-        result->si_pid = (pid_t)info.ssi_pid;
-        result->si_uid = info.ssi_uid;
-        memcpy(&result->si_value, &info.ssi_ptr, sizeof result->si_value);
-    }
-    return number;
-}
-
-EXPORT int sigwaitinfo(const sigset_t *set, siginfo_t *result)
-{
-    return sigtimedwait(set, result, NULL);
 }
