@@ -51,7 +51,8 @@ struct loop_connection {
     bool ended;       /* the client will send no more */
     bool kept;        /* the upstream connection is from another fetch */
     struct exchange exchange;
-    size_t sent; /* bytes of the request or of the reply */
+    size_t sent;  /* bytes of the request or of the reply */
+    bool overdue; /* the client has taken nothing for too long */
     struct deadline deadline;
     SLIST_ENTRY(loop_connection) in_closed;
 };
@@ -266,14 +267,16 @@ static bool receive_response(struct loop_connection *c)
 static bool send_reply(struct loop_connection *c)
 {
     size_t before = c->sent;
+    bool overdue = c->overdue;
 
+    c->overdue = false;
     if (send_rest(c, c->client.fd)) {
         deadline_clear(&c->deadline);
         reply_shrink(&c->exchange.reply);
         c->state = READING;
         return true;
     }
-    if (errno != EAGAIN)
+    if (errno != EAGAIN || (overdue && c->sent == before))
         close_connection(c);
     else if (c->deadline.queue == NULL || c->sent > before)
         deadline_set(&c->deadline, &c->loop->replies, c->loop->now);
@@ -362,8 +365,10 @@ static void sweep(struct loop *loop)
         end_fetch(c, REASON_TIMED_OUT);
         advance(c);
     }
-    while ((c = deadlines_overdue(&loop->replies, loop->now)) != NULL)
-        close_connection(c);
+    while ((c = deadlines_overdue(&loop->replies, loop->now)) != NULL) {
+        c->overdue = true; /* but epoll does not report a little room */
+        advance(c);
+    }
     while ((c = SLIST_FIRST(&loop->closed)) != NULL) {
         SLIST_REMOVE_HEAD(&loop->closed, in_closed);
         free_connection(c);
