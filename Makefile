@@ -147,7 +147,7 @@ $(addprefix $(BUILD)/bench/peers/,ring.o bare_uring.o): private REQUIRED += \
 $(BUILD)/peers/bare_uring: $(call peer,bare_uring ring deadline exchange)
 	$(LINK) $(call pkg,--libs,liburing,peers)
 
-$(BUILD)/peers/events: $(call peer,events)
+$(BUILD)/peers/events: $(call peer,events transfer)
 	$(LINK) $(call pkg,--libs,libevent) $(call pkg,--libs,libcurl)
 
 $(BUILD)/peers/naive: $(BUILD)/bench/peers/naive.o
