@@ -87,7 +87,7 @@ KIT = $(addprefix $(BUILD)/,upstream load pool green.so)
 PEERS = $(addprefix $(BUILD)/peers/,bare bare_events bare_processes \
 	events naive processes)
 # Linux alone has it, and not each Linux.
-URING = $(addprefix $(BUILD)/peers/,bare_uring)
+URING = $(addprefix $(BUILD)/peers/,bare_uring uring)
 PEERS += $(if $(shell $(PKG_CONFIG) --exists liburing && echo found),$(URING))
 
 # Compilers of other languages, if they are there. What they make depends on
@@ -141,11 +141,14 @@ $(BUILD)/peers/bare_events: $(call peer,bare_events deadline exchange)
 $(BUILD)/peers/bare_processes: $(call peer,bare_processes fetch_line exchange)
 	$(LINK)
 
-$(addprefix $(BUILD)/bench/peers/,ring.o bare_uring.o): private REQUIRED += \
+$(addprefix $(BUILD)/bench/peers/,ring.o bare_uring.o uring.o): private REQUIRED += \
 	$(call pkg,--cflags,liburing,peers)
 
 $(BUILD)/peers/bare_uring: $(call peer,bare_uring ring deadline exchange)
 	$(LINK) $(call pkg,--libs,liburing,peers)
+
+$(BUILD)/peers/uring: $(call peer,uring ring deadline transfer)
+	$(LINK) $(call pkg,--libs,liburing,peers) $(call pkg,--libs,libcurl)
 
 $(BUILD)/peers/events: $(call peer,events transfer)
 	$(LINK) $(call pkg,--libs,libevent) $(call pkg,--libs,libcurl)
