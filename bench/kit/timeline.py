@@ -20,8 +20,10 @@ How it is decided:
   for the upstream's from the length of the request that was sent on it last.
 - A loop works for a client from when it has read for him; what comes before it
   writes belongs to whom it writes for. From a wait to the first such call, the
-  time belongs to that call's client. A request that is read and written in one
-  call with others is nobody's.
+  time belongs to that call's client.
+- An io_uring's requests count as the calls that they stand for, from where the
+  kernel begins with them. In between a loop handles what it has been given in
+  one go; that time is divided evenly among those for whom it submits next.
 
 With strace there are no cores: a thread waits in a call that takes long and
 is of a kind that waits, and else it runs, or would like to.
@@ -42,6 +44,7 @@ LINE_STEP = 3  # how much longer the next one's are
 MOST_CLIENTS = 16  # their replies' lengths have two digits
 RECORDED_MS = 300.0  # longer than the window, which is chosen from it
 WARMUP = 0.2  # seconds, once each connection has had a reply
+TRIES = 3  # while the machine is busy
 SPARE = 1.5  # seconds that the load goes on for after the recording
 LEAST_WAIT_NS = 200000  # under strace, where no call is quick
 ZOOM = 20  # how much shorter the enlarged part is
@@ -97,11 +100,26 @@ class Call:
         self.start = self.end = 0
         self.result = 0
         self.owner = None  # the number of the client it is made for
+        self.ring = False  # whether it is a request to an io_uring
+        self.parts: list[Call] = []  # the requests that it submits
 
     def is_transfer(self):
         """Return whether it reads or writes for a client's request."""
         return self.role.kind in ("client", "upstream") \
             and self.name in READS | WRITES
+
+    def has_moved(self):
+        """Return whether it has read or written anything. An io_uring may be
+        asked not to report success."""
+        return self.unreported() or self.result > 0
+
+    def unreported(self):
+        return self.ring and self.result == 0 and self.name in WRITES
+
+    def seen(self):
+        """Return when what it has read is there: a request to an io_uring may
+        have waited for it."""
+        return self.end if self.ring else self.start
 
 
 class Piece:
@@ -112,6 +130,7 @@ class Piece:
         self.end = start
         self.state = state
         self.call = call
+        self.part = None  # the request to an io_uring that it serves
         self.owner = None  # the number of the client it runs for
 
 
@@ -176,6 +195,7 @@ class Builder:
         self.threads = threads  # by tid
         self.tables = tables  # by pid: descriptor to Role
         self.sizes = sizes  # the length of each client's lines
+        self.submitted: dict[str, Call] = {}  # to an io_uring, by request
 
     def follow(self, events):
         for event in events:
@@ -198,15 +218,46 @@ class Builder:
             if thread.pieces[-1].state == "asleep":
                 thread.turn(event.ns, "ready", thread.call)
         elif event.kind == "enter":
-            # the first argument of others may be as small, and is none
-            role = self.table(thread).get(event.value, OTHER) \
-                if event.what in ON_DESCRIPTORS else OTHER
-            thread.enter(event.ns, Call(event.what, event.value, role))
+            thread.enter(event.ns, self.call_of(thread, event))
         elif event.kind == "exit":
             self.note(thread, thread.leave(event))
+        elif event.kind == "submit":
+            self.submit(thread, event)
+        elif event.kind == "complete":
+            self.complete(thread, event)
         elif event.kind == "fork" and event.value not in self.threads:
             child = Thread(event.value, thread.pid, thread.name, event.ns)
             self.threads[event.value] = child
+
+    def call_of(self, thread, event):
+        # the first argument of others may be as small, and is none
+        role = self.table(thread).get(event.value, OTHER) \
+            if event.what in ON_DESCRIPTORS else OTHER
+        return Call(event.what, event.value, role)
+
+    def submit(self, thread, event):
+        """Note that the kernel begins with a request to an io_uring."""
+        call = self.call_of(thread, event)
+        call.ring = True
+        call.start = call.end = event.ns
+        self.submitted[event.request] = call
+        thread.calls.append(call)
+        if thread.call:
+            thread.call.parts.append(call)
+        if thread.pieces[-1].state == "kernel":
+            thread.turn(event.ns, "kernel", thread.call)
+            thread.pieces[-1].part = call
+
+    def complete(self, thread, event):
+        call = self.submitted.pop(event.request, None)
+        if not call:
+            return  # the recording began after it
+        call.end, call.result = event.ns, event.value
+        self.note(thread, call)
+        if thread.pieces[-1].state == "kernel":
+            if not thread.pieces[-1].part:
+                thread.pieces[-1].part = call
+            thread.turn(event.ns, "kernel", thread.call)
 
     def table(self, thread):
         return self.tables.setdefault(thread.pid, {})
@@ -229,28 +280,46 @@ class Builder:
 def find_owners(threads, sizes):
     """Say for each transfer whose request it is for.
 
-    A request to the upstream is longer than the line in it by a fixed number
-    of bytes: the number that explains most of the requests.
+    Where the length of a request to the upstream is not reported, its answer's
+    tells.
     """
     calls = sorted(((call, thread) for thread in threads
                     for call in thread.calls if call.is_transfer()),
                    key=lambda pair: pair[0].end)
-    sent = collections.Counter(
-        call.result for call, _ in calls
-        if call.role.kind == "upstream" and call.name in WRITES)
-    more = max({length - size for length in sent for size in sizes if
-                length >= size}, default=0,
-               key=lambda more: sum(sent[size + more] for size in sizes))
+    added, answered = (
+        added_bytes([call.result for call, _ in calls
+                     if call.role.kind == "upstream" and call.name in names],
+                    sizes) for names in (WRITES, READS))
     using: dict[Role, int | None] = {}  # whose request each connection has
+    unknown: dict[Role, list[Call]] = {}  # transfers before an answer
     for call, thread in calls:
         if call.role.kind == "client":
             call.owner = call.role.client
             if call.owner is not None:
                 thread.served.add(call.owner)
-        else:
-            if call.name in WRITES and call.result - more in sizes:
-                using[call.role] = sizes.index(call.result - more)
-            call.owner = using.get(call.role)
+            continue
+        if call.unreported():
+            using[call.role] = None
+            unknown[call.role] = []
+        elif call.name in WRITES and call.result - added in sizes:
+            using[call.role] = sizes.index(call.result - added)
+        elif call.role in unknown and call.result - answered in sizes:
+            owner = sizes.index(call.result - answered)
+            using[call.role] = owner
+            for earlier in unknown.pop(call.role):
+                earlier.owner = owner
+        call.owner = using.get(call.role)
+        if call.role in unknown:
+            unknown[call.role].append(call)
+
+
+def added_bytes(lengths, sizes):
+    """Return by how much these are longer than the lines in them: the number
+    that explains most of them."""
+    counts = collections.Counter(length for length in lengths if length > 0)
+    return max({length - size for length in counts for size in sizes if
+                length >= size}, default=0,
+               key=lambda more: sum(counts[size + more] for size in sizes))
 
 
 def name_waits(thread):
@@ -315,6 +384,49 @@ def assign_burst(burst):
         piece.owner = chosen.owner if chosen else None
 
 
+def assign_rings(thread):
+    """Say the same of a loop over an io_uring, where nothing else tells."""
+    pieces: list[Piece] = []
+    stretch: list[Piece] = []  # what it has run since it last submitted
+    entered = None
+    for piece in thread.pieces:
+        if piece.part:
+            piece.owner = piece.part.owner
+        call = piece.call
+        if call is None:
+            stretch += [piece] if piece.state == "user" else []
+        elif call.name == "io_uring_enter" and call is not entered:
+            entered = call
+            divide(stretch, list(dict.fromkeys(
+                part.owner for part in call.parts
+                if part.owner is not None)), pieces)
+            stretch = []
+        pieces.append(piece)
+    thread.pieces = sorted(pieces, key=lambda piece: piece.start)
+
+
+def divide(stretch, owners, pieces):
+    """Divide the pieces evenly; add those that are new to pieces."""
+    if not owners or any(piece.owner is not None for piece in stretch):
+        return
+    share = sum(piece.end - piece.start for piece in stretch) / len(owners)
+    before = 0
+    for piece in stretch:
+        while True:
+            index = min(int(before / share), len(owners) - 1)
+            piece.owner = owners[index]
+            left = int(share * (index + 1)) - before
+            if index + 1 == len(owners) or piece.end - piece.start <= left \
+                    or left <= 0:
+                before += piece.end - piece.start
+                break
+            rest = Piece(piece.start + left, piece.state, piece.call)
+            rest.end, piece.end = piece.end, rest.start
+            before += left
+            pieces.append(rest)
+            piece = rest
+
+
 def without_cores(thread):
     """Turn the pieces of strace into waits and the rest."""
     for piece in thread.pieces if thread.events else ():
@@ -342,6 +454,8 @@ def build(tracer, events, span, threads, tables, sizes):
             without_cores(thread)
         name_waits(thread)
         assign(thread)
+        if any(call.ring for call in thread.calls):
+            assign_rings(thread)
     return active
 
 
@@ -359,7 +473,7 @@ def replies(threads):
     """Return when each reply was written."""
     return sorted(call.end for thread in threads for call in thread.calls
                   if call.role.kind == "client" and call.name in WRITES
-                  and call.result > 0)
+                  and call.has_moved())
 
 
 def in_steps(threads, states, span, step):
@@ -477,7 +591,7 @@ def fetches(threads, begin, end):
     was sent until its answer was read."""
     calls = sorted((call for thread in threads for call in thread.calls
                     if call.role.kind == "upstream" and call.is_transfer()
-                    and call.owner is not None and call.result > 0),
+                    and call.owner is not None and call.has_moved()),
                    key=lambda call: call.end)
     sent: dict[Role, Call] = {}
     found = []
@@ -486,9 +600,9 @@ def fetches(threads, begin, end):
             sent[call.role] = call
         elif call.role in sent:
             first = sent.pop(call.role)
-            if first.end < end and call.start > begin:
+            if first.end < end and call.seen() > begin:
                 found.append([max(first.end - begin, 0) / 1e3,
-                              (min(call.start, end) - begin) / 1e3,
+                              (min(call.seen(), end) - begin) / 1e3,
                               call.owner + 1])
     return found
 
@@ -601,6 +715,19 @@ def await_replies(loads, server):
 
 def make(root, contender, args):
     """Record a contender; return its Timeline."""
+    for _ in range(TRIES - 1):
+        try:
+            return make_once(root, contender, args)
+        except tracing.Busy:
+            pass
+    try:
+        return make_once(root, contender, args)
+    except tracing.Busy as busy:
+        raise Failure(f"{contender.name}: the machine is too busy: "
+                      f"{busy}") from busy
+
+
+def make_once(root, contender, args):
     with tempfile.TemporaryDirectory(prefix="timeline.") as work:
         settings = Settings(root, work, args)
         upstream = run.start_upstream(settings, contender, settings.delay_ms)
@@ -641,8 +768,7 @@ def record(settings, contender, server, ports):
         time.sleep(settings.recorded)
         more, until = server.account.usage(), time.monotonic_ns()
         if time.monotonic() > limit:
-            raise Failure("the machine is too busy: the load has ended "
-                          "before the recording")
+            raise tracing.Busy("the load had ended before the recording")
         tracer.end()
         for tid, thread in threads_of(server.pids(), begin).items():
             if tid in threads:  # the name may be set late
@@ -664,7 +790,9 @@ def record(settings, contender, server, ports):
         "accounted_us": (more.total_ns - used.total_ns) / 1e3,
         "traced_us": spent(done, ON_CORE, since, until) / 1e3}
     if not timeline.replies:
-        raise Failure(f"{contender.name}: no reply was seen")
+        raise Failure(f"{contender.name}: no reply was seen" + (
+            "; strace does not see an io_uring's requests"
+            if tracer.name == "strace" else ""))
     return timeline
 
 

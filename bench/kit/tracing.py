@@ -23,10 +23,9 @@ from .processes import Failure, Program
 PERF_EVENTS = ("sched:sched_switch", "sched:sched_wakeup",
                "sched:sched_wakeup_new", "sched:sched_process_fork",
                "raw_syscalls:sys_enter", "raw_syscalls:sys_exit")
+RING_EVENTS = ("io_uring:io_uring_submit_req", "io_uring:io_uring_file_get",
+               "io_uring:io_uring_complete")
 PERF_BUFFER = "16M"  # of each core
-PERF_RECORD = ["perf", "record", "--quiet", "--all-cpus", "--clockid",
-               "CLOCK_MONOTONIC", "--event", ",".join(PERF_EVENTS),
-               "--exclude-perf"]
 PATIENCE = 20  # seconds for a tracer to do as it is told
 NO_DESCRIPTOR = -1
 
@@ -36,6 +35,15 @@ SWITCH = re.compile(r"prev_comm=.* prev_pid=(\d+) prev_prio=-?\d+ "
 WAKE = re.compile(r"comm=.* pid=(\d+) prio=")
 FORK = re.compile(r"child_pid=(\d+)")
 PERF_CALL = re.compile(r"NR (-?\d+) (?:\(([0-9a-f]+)|= (-?\d+))")
+RING_SUBMIT = re.compile(r" req (\w+), .* opcode (\w+),")
+RING_FILE = re.compile(r" req (\w+), .* fd (-?\d+)")
+RING_COMPLETE = re.compile(r" req (\w+), .* result (-?\d+),")
+# The system calls that the operations of an io_uring stand for.
+RING_CALLS = {"READ": "read", "READV": "readv", "READ_FIXED": "read",
+              "RECV": "recvfrom", "RECVMSG": "recvmsg", "WRITE": "write",
+              "WRITEV": "writev", "WRITE_FIXED": "write", "SEND": "sendto",
+              "SENDMSG": "sendmsg", "SEND_ZC": "sendto",
+              "ACCEPT": "accept4", "CONNECT": "connect"}
 STRACE_LINE = re.compile(r"(\d+) +(\d+)\.(\d{6}) (.*)")
 STRACE_CALL = re.compile(r"(\w+)\((.*)")
 STRACE_RESUMED = re.compile(r"<\.\.\. (\w+) resumed>(.*)")
@@ -43,18 +51,25 @@ STRACE_END = re.compile(r"\) += (-?\d+|\?|0x[0-9a-f]+)(?: .*)? "
                         r"<(\d+)\.(\d{6})>$")
 
 
+class Busy(Failure):
+    """The machine had too much else to do; it may be tried again."""
+
+
 class Event(NamedTuple):
     """Something that a thread did, or that was done to it.
 
     kind is enter or exit (what: the system call; value: its first argument,
     or its result), out (what: the state in which it leaves the core), in,
-    wake, or fork (value: the new thread).
+    wake, or fork (value: the new thread); and of a request to an io_uring
+    submit (what: the system call it stands for; value: its descriptor) or
+    complete (value: the result).
     """
     ns: int
     tid: int
     kind: str
     what: str = ""
     value: int = NO_DESCRIPTOR
+    request: str = ""  # to an io_uring
 
 
 @functools.cache
@@ -72,15 +87,31 @@ def call_names():
     return {int(number): name for name, number in found}
 
 
+def perf_record(events):
+    return ["perf", "record", "--quiet", "--all-cpus", "--clockid",
+            "CLOCK_MONOTONIC", "--event", ",".join(events), "--exclude-perf"]
+
+
+@functools.cache
+def perf_command():
+    """Return the command that records with perf, or None if it may not.
+
+    A kernel may lack the events of io_uring.
+    """
+    for events in (PERF_EVENTS + RING_EVENTS, PERF_EVENTS):
+        command = perf_record(events)
+        if shutil.which("perf") and subprocess.run(
+                [*command, "--output", "/dev/null", "--", "true"],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL, check=False).returncode == 0:
+            return command
+    return None
+
+
 def choose(wanted=None):
     """Return perf or strace: the wanted one, or the first that works."""
-    if wanted != "strace" and shutil.which("perf"):
-        done = subprocess.run(
-            [*PERF_RECORD, "--output", "/dev/null", "--", "true"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, check=False)
-        if done.returncode == 0:
-            return "perf"
+    if wanted != "strace" and perf_command():
+        return "perf"
     if wanted != "perf" and shutil.which("strace"):
         return "strace"
     raise Failure(f"{wanted or 'neither perf nor strace'} does not work here "
@@ -92,6 +123,7 @@ def parse_perf(lines, names, tids):
 
     The lines are perf script's: thread, time, event, details.
     """
+    operations: dict[str, str] = {}  # by request to an io_uring
     for line in lines:
         words = line.split(None, 3)
         if len(words) < 4 or not words[0].isdigit():
@@ -126,11 +158,31 @@ def parse_perf(lines, names, tids):
             found = WAKE.search(rest)
             if found and int(found[1]) in tids:
                 yield Event(ns, int(found[1]), "wake")
+        elif event.startswith("io_uring:") and tid in tids:
+            yield from parse_ring(ns, tid, event, rest, operations)
         elif event == "sched:sched_process_fork:" and tid in tids:
             found = FORK.search(rest)
             if found:
                 tids.add(int(found[1]))
                 yield Event(ns, tid, "fork", "", int(found[1]))
+
+
+def parse_ring(ns, tid, event, rest, operations):
+    """Yield the event of a request to an io_uring; its descriptor is known
+    once the kernel begins with it."""
+    if event == "io_uring:io_uring_submit_req:":
+        found = RING_SUBMIT.search(rest)
+        if found:
+            operations[found[1]] = RING_CALLS.get(found[2], found[2].lower())
+    elif event == "io_uring:io_uring_file_get:":
+        found = RING_FILE.search(rest)
+        if found and found[1] in operations:
+            yield Event(ns, tid, "submit", operations[found[1]],
+                        int(found[2]), found[1])
+    elif event == "io_uring:io_uring_complete:":
+        found = RING_COMPLETE.search(rest)
+        if found:
+            yield Event(ns, tid, "complete", "", int(found[2]), found[1])
 
 
 def parse_strace(lines, tids):
@@ -185,7 +237,7 @@ class Perf:
         self.answers, answers = os.pipe()
         try:
             self.program = Program(
-                [*PERF_RECORD, "--mmap-pages", PERF_BUFFER, "--delay=-1",
+                [*perf_command(), "--mmap-pages", PERF_BUFFER, "--delay=-1",
                  "--control", f"fd:{commands},{answers}", "--output",
                  self.path], settings.log("perf"),
                 pass_fds=(commands, answers))
@@ -224,8 +276,7 @@ class Perf:
         if done.returncode != 0:
             raise Failure("perf cannot read what it has recorded")
         if "PERF_RECORD_LOST" in done.stdout:
-            raise Failure("perf could not keep up: run it again while the "
-                          "machine has less to do")
+            raise Busy("perf could not keep up")
         return list(parse_perf(done.stdout.splitlines(), call_names(), tids))
 
     def stop(self):
