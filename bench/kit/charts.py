@@ -65,6 +65,20 @@ class Line(NamedTuple):
     points: list  # (x, y, hover)
 
 
+class Point(NamedTuple):
+    """A value at one of the columns of a chart of slopes."""
+    column: int
+    value: float
+    bounds: tuple  # its interval
+    hover: str
+
+
+class Slope(NamedTuple):
+    """A line from column to column."""
+    name: str
+    points: list
+
+
 def colour_of(names, baseline, groups=None):
     """Return a colour for each name; the baseline has the text's colour.
 
@@ -373,6 +387,49 @@ def lines(path, series, labels, colours, log_y=False, reference=None,
                      whole=line.name, class_="name")
         drawing.close_group()
     return drawing.svg(bottom + 36, name_of(path), path)
+
+
+def slopes(path, series, columns, title, colours, frame):
+    """Draw a line from column to column, from zero: parallel lines have the
+    same difference. The frame are all lines on the same scale."""
+    drawing = Drawing(SMALL_WIDTH)
+    start = drawing.title(title)
+    top, bottom = start + 10.0, start + 170.0
+    values = [each for line in frame for point in line.points
+              for each in (point.value, *point.bounds)]
+    scale = Scale(values, (bottom, top))
+    left = max(text_width(tick_text(tick), 10)
+               for tick in scale.ticks(22)) + 8
+    right = SMALL_WIDTH - max(text_width(line.name) for line in frame) - 20
+    places = [left + 22 + index * (right - left - 44) / (len(columns) - 1)
+              for index in range(len(columns))]
+    drawing.upright_axis(scale, left, right)
+    drawing.line((left, bottom), (right, bottom), class_="axis")
+    for column, place in zip(columns, places):
+        drawing.text(place, bottom + 13, column, text_anchor="middle")
+    ends = spread_out([scale(line.points[-1].value) for line in series], 13,
+                      top + 2, bottom - 2)
+    for line, end in zip(series, ends):
+        colour = colours[line.name]
+        drawing.open_group(line.name, class_="series", data_name=line.name)
+        spots = [(places[point.column], scale(point.value))
+                 for point in line.points]
+        drawing.add("path", d="M" + "L".join(
+            f"{x:.2f} {y:.2f}" for x, y in spots), fill="none",
+            stroke=colour, stroke_width=1.8)
+        for spot, point in zip(spots, line.points):
+            low, high = (scale(each) for each in point.bounds)
+            drawing.line((spot[0], low), (spot[0], high), stroke=colour,
+                         stroke_width=1)
+            drawing.add("circle", f"<title>{html.escape(point.hover)}</title>",
+                        cx=spot[0], cy=spot[1], r=2.8, fill=colour,
+                        data_column=columns[point.column])
+        drawing.add("path", d=f"M{spots[-1][0]:.2f} {spots[-1][1]:.2f}"
+                    f"L{right + 4:.2f} {end:.2f}H{right + 10:.2f}",
+                    fill="none", stroke=colour, stroke_width=0.8)
+        drawing.text(right + 13, end + 4, line.name, class_="name")
+        drawing.close_group()
+    return drawing.svg(bottom + 20, name_of(path), path)
 
 
 def layout(panels):

@@ -3,7 +3,7 @@
 
 import os
 
-from . import report, results, verdict
+from . import matrix, report, results, verdict
 from .console import wrap
 from .directory import facts_of
 from .groups import Groups
@@ -11,6 +11,10 @@ from .processes import Failure
 
 BEGIN = "<!-- figures: scripts/plot --table writes what follows -->"
 END = "<!-- end of the figures -->"
+
+# The same for the matrix, on a page that has these lines.
+MATRIX_BEGIN = "<!-- matrix: scripts/plot --table writes what follows -->"
+MATRIX_END = "<!-- end of the matrix -->"
 
 WIDTH = 79  # columns of a line
 
@@ -72,14 +76,19 @@ def facts_line(comparison, facts):
     return text
 
 
-def tables(directory):
-    """Return the Markdown lines, of the first of the comparisons."""
+def read(directory):
+    """Return the rows of a measurement, its facts and its baseline."""
     path = os.path.join(directory, "runs.tsv")
     rows = results.read_rows(path)
     if not rows:
         raise Failure(f"{path} has no rows")
     facts = facts_of(directory)
-    baseline = results.baseline_of(rows, facts)
+    return rows, facts, results.baseline_of(rows, facts)
+
+
+def tables(directory):
+    """Return the Markdown lines, of the first of the comparisons."""
+    rows, facts, baseline = read(directory)
     comparison = results.comparisons_of(rows)[0]
     lines = wrap(facts_line(comparison, facts), 0, WIDTH) + [""]
     ratios = verdict.Verdict(comparison, baseline)
@@ -89,16 +98,38 @@ def tables(directory):
     return lines
 
 
+def matrix_tables(directory):
+    """Return the Markdown lines of the first of the matrices. Raises Failure
+    if there is none."""
+    rows, facts, baseline = read(directory)
+    matrices = matrix.matrices_of(rows, baseline, facts)
+    if not matrices:
+        raise Failure(f"{directory} has no matrix: no two ways to wait with "
+                      "both ways to fetch")
+    return matrix.markdown(matrices[0])
+
+
+def put(page, text, begin, end, lines):
+    """Return the text of a page with lines between two of its lines."""
+    before, found, rest = text.partition(begin + "\n")
+    _, found_end, after = rest.partition(end + "\n")
+    if not found or not found_end:
+        raise Failure(f"{page} lacks the lines '{begin}' and '{end}'")
+    inside = "\n".join(lines)
+    return f"{before}{begin}\n\n{inside}\n{end}\n{after}"
+
+
 def write(directory, page):
-    """Put the tables of DIR/runs.tsv between the markers of a page."""
+    """Put the tables of DIR/runs.tsv between the markers of a page, and the
+    matrix if the page has its markers too."""
     try:
         with open(page, encoding="utf-8") as file:
-            before, begin, rest = file.read().partition(BEGIN + "\n")
+            text = file.read()
     except OSError as error:
         raise Failure(f"{page}: {error.strerror}") from error
-    _, end, after = rest.partition(END + "\n")
-    if not begin or not end:
-        raise Failure(f"{page} lacks the lines '{BEGIN}' and '{END}'")
-    text = "\n".join(tables(directory))
+    text = put(page, text, BEGIN, END, tables(directory))
+    if MATRIX_BEGIN in text:
+        text = put(page, text, MATRIX_BEGIN, MATRIX_END,
+                   matrix_tables(directory))
     with open(page, "w", encoding="utf-8") as file:
-        file.write(f"{before}{begin}\n{text}\n{end}{after}")
+        file.write(text)

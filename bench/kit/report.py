@@ -11,7 +11,7 @@ import os
 import statistics
 from typing import NamedTuple
 
-from . import charts, search, verdict
+from . import charts, matrix, search, verdict
 from .directory import facts_of, rows_of
 from .groups import Groups
 from .processes import Failure
@@ -136,6 +136,7 @@ border:1px solid currentColor;border-radius:6px;margin:.4em 0}
 .figures{display:grid;gap:20px 28px;
 grid-template-columns:repeat(auto-fill,minmax(min(100%,365px),1fr));
 align-items:start}
+figure.multiple .figures.small div{max-width:320px}
 .figures.small{grid-template-columns:repeat(auto-fill,
 minmax(min(100%,260px),1fr))}
 figure{margin:0;min-width:0;max-width:480px}
@@ -162,7 +163,8 @@ max-width:none}
 tr.group th{color:var(--ink);text-align:left;max-width:none;
 padding-top:.7em}
 tr.base td{background:var(--mark);font-weight:600}
-table.ratios td small{color:var(--faint);font-weight:400}
+table.matrix td.real{font-weight:700}
+table.ratios td small,table.matrix td small{color:var(--faint);font-weight:400}
 table.ratios tr.base td{font-weight:400}
 table.ratios td.real{font-weight:700}
 table.ratios td:last-child,table.ratios thead th:last-child{text-align:left;
@@ -793,6 +795,9 @@ def run_sections(directory, made, baseline, facts):
         "generator, the upstream and the server ran on the same machine, so "
         "compare the figures of this page with each other, not with another "
         "machine’s.</p>", contents(comparisons)]
+    matrices = matrix.matrices_of(made, baseline, facts)
+    if matrices:
+        sections.append(matrix.html_section(matrices, chart_directory))
     colours = charts.colour_of(names, baseline, groups)
     for comparison in comparisons:
         drawn = Pictures(comparison, chart_directory, colours,
