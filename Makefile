@@ -141,13 +141,15 @@ $(BUILD)/peers/bare_events: $(call peer,bare_events deadline exchange)
 $(BUILD)/peers/bare_processes: $(call peer,bare_processes fetch_line exchange)
 	$(LINK)
 
-$(addprefix $(BUILD)/bench/peers/,ring.o bare_uring.o uring.o): private REQUIRED += \
+$(addprefix $(BUILD)/bench/peers/,ring.o ring_clients.o bare_uring.o \
+		uring.o): private REQUIRED += \
 	$(call pkg,--cflags,liburing,peers)
 
-$(BUILD)/peers/bare_uring: $(call peer,bare_uring ring deadline exchange)
+$(BUILD)/peers/bare_uring: $(call peer,bare_uring ring_clients ring deadline \
+		exchange)
 	$(LINK) $(call pkg,--libs,liburing,peers)
 
-$(BUILD)/peers/uring: $(call peer,uring ring deadline transfer)
+$(BUILD)/peers/uring: $(call peer,uring ring_clients ring deadline transfer)
 	$(LINK) $(call pkg,--libs,liburing,peers) $(call pkg,--libs,libcurl)
 
 $(BUILD)/peers/events: $(call peer,events transfer)
