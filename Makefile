@@ -4,7 +4,8 @@
 # make check      the test suites; make asan, make tsan: under sanitizers;
 #                 make coverage: with a table of what they have run
 # make lint       format, clang-tidy, cppcheck, shellcheck, the manual; and
-#                 make lint-python, lint-go, lint-rust, lint-javascript
+#                 make lint-python, lint-go, lint-rust, lint-erlang,
+#                 lint-javascript
 # make demo       build, and show a conversation
 # make bench      the programs of the measuring kit
 # make install    the program and its manual, under DESTDIR and prefix
@@ -99,7 +100,8 @@ RUST_NEEDS = /usr/bin/cargo $(patsubst %,$(CRATES)/%.*,hyper-0.14 \
 RUST = $(if $(strip $(foreach path,$(RUST_NEEDS),$(if $(wildcard \
 	$(path)),,missing))),,tasks)
 OTHER_PEERS = $(addprefix build/peers/,$(if $(shell command -v go),\
-	goroutines) $(RUST))
+	goroutines) $(if $(shell command -v erlc),connection_processes.beam) \
+	$(RUST))
 
 .PHONY: bench
 bench: $(PROGRAM) $(KIT) $(PEERS) $(OTHER_PEERS)
@@ -166,6 +168,9 @@ $(BUILD)/peers/processes: $(BUILD)/fetch.o $(call peer,processes)
 GO_COMMAND = GO111MODULE=off GOFLAGS= GOCACHE="$$(realpath build)/go-cache" go
 build/peers/goroutines: bench/peers/goroutines.go
 	$(GO_COMMAND) build -o $@ $<
+
+build/peers/connection_processes.beam: bench/peers/connection_processes.erl
+	erlc -o $(@D) $<
 
 # In a directory of its own, where cargo may leave its Cargo.lock. It has the
 # jobs of this machine, not those of make.
@@ -237,12 +242,14 @@ SOURCES = $(wildcard *.c lib/*.c bench/*.c bench/green/*.c bench/peers/*.c \
 	tests/*.c)
 HEADERS = $(wildcard *.h lib/*.h bench/*.h bench/green/*.h bench/peers/*.h \
 	tests/*.h)
-SCRIPTS = $(shell grep -slE '^.!.*sh$$' scripts/* bench/* tests/* .ci/*)
+SCRIPTS = $(shell grep -slE '^.!.*sh$$' scripts/* bench/* bench/peers/* \
+	tests/* .ci/*)
 PYTHON_MODULES = $(wildcard bench/*.py bench/kit/*.py bench/peers/*.py)
 PYTHON_SCRIPTS = $(filter-out %.py,$(shell grep -slE '^.!.*python3$$' \
 	scripts/* bench/* tests/* .ci/*))
 GO = $(wildcard bench/peers/*.go)
 RUST_SOURCES = $(wildcard bench/peers/*.rs)
+ERLANG = $(wildcard bench/peers/*.erl)
 JAVASCRIPT = $(wildcard bench/peers/*.js)
 LINT_FLAGS = -std=c11 -D_POSIX_C_SOURCE=200809L $(call pkg,--cflags,\
 	libcurl libevent libsodium check,build check) \
@@ -258,7 +265,7 @@ found = $(or $($(1)),$(error make lint finds no $(1)))
 need = @command -v $(1) >/dev/null || { echo "make lint: $(1) is missing:\
 	run scripts/install-deps $(2)" >&2; exit 1; }
 
-.PHONY: lint lint-python lint-go lint-rust lint-javascript
+.PHONY: lint lint-python lint-go lint-rust lint-erlang lint-javascript
 # Debian's own, whatever python3 is first on the PATH. mypy takes scripts apart
 # from modules, because one may have the name of the other.
 lint-python:
@@ -281,11 +288,16 @@ lint-rust:
 	$(call need,/usr/bin/rustfmt,check)
 	/usr/bin/rustfmt --check $(call found,RUST_SOURCES)
 
+# Compiles, and writes nothing.
+lint-erlang:
+	$(call need,erlc,peers)
+	erlc -Wall +warnings_as_errors +strong_validation $(call found,ERLANG)
+
 lint-javascript:
 	$(call need,node,peers)
 	printf '%s\n' $(call found,JAVASCRIPT) | xargs -n 1 node --check
 
-lint: $(PROGRAM) lint-python lint-go lint-rust lint-javascript
+lint: $(PROGRAM) lint-python lint-go lint-rust lint-erlang lint-javascript
 	clang-format --dry-run --Werror $(call found,SOURCES) \
 		$(call found,HEADERS)
 	printf '%s\n' $(SOURCES) | xargs -n 4 -P 2 sh -c \

@@ -27,6 +27,7 @@ VERSIONS = {
     "rustc": ["/usr/bin/rustc", "--version"],
     "tokio": ["dpkg-query", "-W", "-f", "${Version}", "librust-tokio-dev"],
     "hyper": ["dpkg-query", "-W", "-f", "${Version}", "librust-hyper-dev"],
+    "erlang": ["dpkg-query", "-W", "-f", "${Version}", "erlang-base"],
     "numpy": [PYTHON, "-c", "import numpy; print(numpy.__version__)"],
     "strace": ["strace", "--version"],
     "perf": ["perf", "--version"],
