@@ -11,6 +11,8 @@ import math
 import statistics
 from typing import NamedTuple
 
+import numpy
+
 from .groups import Groups
 
 WIDTH = 380
@@ -524,8 +526,8 @@ def dots(path, panels, parts, unit, colours, joined=True, title=""):
 def heat(samples, seconds, ends, hover, path=None):
     """Return a picture of when requests were sent and how long they took.
 
-    The samples are (s, ms). A cell is the darker the more requests fell into
-    it, by the logarithm of their number.
+    The samples are two arrays, of s and of ms. A cell is the darker the more
+    requests fell into it, by the logarithm of their number.
     """
     drawing = Drawing(WIDTH if path else SMALL_WIDTH)
     top, height = 20.0, 180 if path else 105
@@ -541,17 +543,17 @@ def heat(samples, seconds, ends, hover, path=None):
     per_column = columns / seconds
     base = math.log(y_scale.low)
     per_row = rows / (math.log(y_scale.high) - base)
-    counts: dict = {}
-    for start, latency in samples:
-        cell = (min(int(start * per_column), columns - 1),
-                min(max(int((math.log(latency) - base) * per_row), 0),
-                    rows - 1))
-        counts[cell] = counts.get(cell, 0) + 1
-    most = math.log(max(counts.values(), default=1)) or 1
+    starts, latencies = samples
+    across = numpy.clip((starts * per_column).astype(int), 0, columns - 1)
+    up = numpy.clip(((numpy.log(latencies) - base) * per_row).astype(int), 0,
+                    rows - 1)
+    counts = numpy.bincount(across * rows + up)
+    most = math.log(counts.max()) or 1
     shaded: dict = {}
-    for (column, row), count in counts.items():
-        shade = int(math.log(count) / most * (len(HEAT_SHADES) - 1) + 0.5)
-        shaded.setdefault(shade, []).append((column, row))
+    for index in numpy.flatnonzero(counts).tolist():
+        shade = int(math.log(counts[index]) / most *
+                    (len(HEAT_SHADES) - 1) + 0.5)
+        shaded.setdefault(shade, []).append(divmod(index, rows))
     drawing.text(left - 4, 11, "ms", text_anchor="end")
     drawing.text(left + 4, 11, fit_text(hover, right - left), whole=hover,
                  class_="heading")

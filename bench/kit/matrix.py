@@ -41,10 +41,10 @@ MEASURES = (
 )
 CPU = MEASURES[0]
 
-READING = f"""A line goes from plain sockets to libcurl: its slope is what the
+READING = """A line goes from plain sockets to libcurl: its slope is what the
 library costs, its distance from another line what waiting costs. Where the
-lines are parallel, the two add up. The bars are the intervals of the medians,
-from {COVERAGE * 100:.0f} % on."""
+lines are parallel, the two add up. An upright bar is the interval of a
+median."""
 
 
 class Effect(NamedTuple):
@@ -93,6 +93,7 @@ class Matrix:
         self.baseline = baseline
         self.cells = {cell: name for cell, name in cells.items()
                       if name in comparison.names}
+        self.effects: dict[tuple, Effect | None] = {}
         self.waits = [wait for wait in WAITS if any(
             (wait, fetch) in self.cells for fetch in FETCHES)]
         self.complete = [wait for wait in self.waits if all(
@@ -171,6 +172,13 @@ class Matrix:
 
     def effect(self, terms, level, measure, log=False):
         """Return the effect of these terms, or None if it is not known."""
+        key = (*terms, level, measure.slug, log)
+        if key not in self.effects:
+            self.effects[key] = self.estimate(terms, level, measure, log)
+        return self.effects[key]
+
+    def estimate(self, terms, level, measure, log):
+        """Return the same, from the rows."""
         values = self.contrast(terms, level, measure, log)
         if not values:
             return None

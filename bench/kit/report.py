@@ -8,8 +8,11 @@ import collections
 import gzip
 import html
 import os
+import re
 import statistics
 from typing import NamedTuple
+
+import numpy
 
 from . import charts, matrix, search, verdict
 from .directory import facts_of, rows_of
@@ -389,22 +392,23 @@ class Pictures:
 
 
 def read_samples(path):
-    """Return when each measured request was sent, and the ms it took."""
+    """Return when each measured request was sent, in s, and the ms it took,
+    as two arrays."""
     with gzip.open(path, "rt", encoding="ascii") as file:
-        words = "".join(line for line in file
-                        if not line.startswith("#")).split()
-    return [(float(start), max(float(latency), 1) / 1000)
-            for start, latency, measured
-            in zip(words[0::4], words[1::4], words[3::4]) if measured == "1"]
+        text = re.sub(r"#.*\n", "", file.read())
+    cells = numpy.fromstring(text, sep=" ").reshape(-1, 4)
+    cells = cells[cells[:, 3] == 1]
+    return cells[:, 0], numpy.maximum(cells[:, 1], 1) / 1000
 
 
 def samples_of(directory, row):
     """Return the samples of a run, or nothing if their file is not there."""
     path = os.path.join(directory, row.get("samples") or "samples/none")
     try:
-        return read_samples(path) if os.path.isfile(path) else []
+        found = read_samples(path) if os.path.isfile(path) else ()
+        return found if len(found) and len(found[0]) else ()
     except EOFError:
-        return []  # a bench that is killed leaves part of a file
+        return ()  # a bench that is killed leaves part of a file
 
 
 def heat_maps(comparison, directory, groups):
@@ -422,9 +426,8 @@ def heat_maps(comparison, directory, groups):
                 picked[name] = row, samples
     if not picked:
         return ""
-    latencies = [latency for _, samples in picked.values()
-                 for _, latency in samples]
-    ends = min(latencies), max(latencies)
+    ends = (min(latencies.min() for _, (_, latencies) in picked.values()),
+            max(latencies.max() for _, (_, latencies) in picked.values()))
     seconds = max(row["seconds"] for row, _ in picked.values())
     parts = [f"<details><summary>Latency over time, {connections(level)}"
              f"</summary><p class=\"faint\">{escape(READING['heat'])}</p>"]
@@ -468,9 +471,9 @@ def draw_run(directory, number):
         raise Failure(f"{directory} has no samples of run {number}")
     path = os.path.join(directory, "charts", f"run-{number}.svg")
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    latencies = [latency for _, latency in samples]
-    seconds = row["seconds"] or max(start for start, _ in samples)
-    charts.heat(samples, seconds, (min(latencies), max(latencies)),
+    starts, latencies = samples
+    seconds = row["seconds"] or starts.max()
+    charts.heat(samples, seconds, (latencies.min(), latencies.max()),
                 f"{row['contender']}, {connections(int(row['concurrency']))}",
                 path)
     return path
