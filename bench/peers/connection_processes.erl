@@ -6,9 +6,9 @@
 %% Run: bench/peers/connection_processes --listen HOST:PORT --upstream URL
 %% [--no-keepalive]
 %% Keep in your head: processes share nothing. One ends without the others, and
-%% what it has opened is closed, whatever it ended of. HTTP is in here because
-%% OTP's client, httpc, takes all requests through one process, and lets one
-%% wait behind another on a connection that it keeps.
+%% what it has opened is closed, whatever the end was. HTTP is in here because
+%% OTP's client, httpc, takes all requests through one process, and by default
+%% queues them on the connections that it keeps.
 -module(connection_processes).
 -export([start/0]).
 
