@@ -34,9 +34,8 @@ struct watch {
     struct operation poll;
     int fd;
     int what;     /* libcurl waits for */
-    bool polled;  /* a poll is under way */
-    bool running; /* libcurl is being told */
-    bool removed; /* and to be freed when neither is so */
+    bool polled;  /* else on_poll is telling libcurl */
+    bool removed; /* on_poll is to free it */
 };
 
 /* One process is one loop. */
@@ -140,9 +139,7 @@ static void on_poll(void *owner, int events, unsigned flags)
             what |= CURL_CSELECT_IN;
         if (events > 0 && (events & (POLLOUT | POLLERR)) != 0)
             what |= CURL_CSELECT_OUT;
-        watch->running = true;
         run_fetches(watch->loop, watch->fd, what);
-        watch->running = false;
     }
     if (watch->removed)
         free(watch);
