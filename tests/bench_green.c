@@ -14,6 +14,7 @@
 #include <check.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
@@ -26,8 +27,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -678,6 +681,384 @@ START_TEST(test_another_process_can_post_a_semaphore)
     ticker_end(&ticker);
     ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
     munmap(shared, sizeof *shared);
+}
+END_TEST
+
+/* Mutexes of which the C library knows more than that they are locked. */
+static void init_special(pthread_mutex_t *special, int kind, int way)
+{
+    pthread_mutexattr_t attr;
+
+    ck_assert_int_eq(pthread_mutexattr_init(&attr), 0);
+    ck_assert_int_eq(pthread_mutexattr_settype(&attr, kind), 0);
+    if (way == 0)
+        pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);
+    else if (way == 1)
+        pthread_mutexattr_setprotocol(&attr, PTHREAD_PRIO_INHERIT);
+    else
+        pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
+    ck_assert_int_eq(pthread_mutex_init(special, &attr), 0);
+}
+
+struct turns {
+    pthread_mutex_t *mutex;
+    int inside;
+    int done;
+};
+
+static void *take_turns(void *argument)
+{
+    struct turns *turns = argument;
+
+    for (int i = 0; i < 3; i++) {
+        ck_assert_int_eq(pthread_mutex_lock(turns->mutex), 0);
+        ck_assert_int_eq(turns->inside++, 0);
+        sleep_ms(1);
+        turns->inside--;
+        turns->done++;
+        ck_assert_int_eq(pthread_mutex_unlock(turns->mutex), 0);
+    }
+    return NULL;
+}
+
+START_TEST(test_special_mutexes_exclude_and_stop_nobody)
+{
+    const int kinds[] = {PTHREAD_MUTEX_NORMAL, PTHREAD_MUTEX_RECURSIVE,
+                         PTHREAD_MUTEX_ERRORCHECK};
+    struct ticker ticker;
+    pthread_mutex_t special;
+    pthread_t threads[3];
+    struct turns turns = {.mutex = &special};
+
+    init_special(&special, kinds[_i % 3], _i / 3);
+    ticker_start(&ticker);
+    for (int i = 0; i < 3; i++)
+        threads[i] = spawn(take_turns, &turns);
+    take_turns(&turns);
+    for (int i = 0; i < 3; i++)
+        join(threads[i]);
+    ck_assert_int_eq(turns.done, 12);
+    ck_assert_int_eq(pthread_mutex_lock(&special), 0);
+    struct timespec soon = time_in(CLOCK_REALTIME, TIMEOUT_MS);
+    if (_i % 3 == 0)
+        ck_assert_int_eq(pthread_mutex_timedlock(&special, &soon), ETIMEDOUT);
+    else
+        ck_assert_int_eq(pthread_mutex_timedlock(&special, &soon),
+                         _i % 3 == 1 ? 0 : EDEADLK);
+    ticker_end(&ticker);
+}
+END_TEST
+
+START_TEST(test_the_death_of_an_owner_is_seen)
+{
+    struct ticker ticker;
+    const int protection = PROT_READ | PROT_WRITE;
+    const int flags = MAP_SHARED | MAP_ANONYMOUS;
+    const size_t size = sizeof(pthread_mutex_t);
+    /* cppcheck-suppress invalidFunctionArg */
+    pthread_mutex_t *robust = mmap(NULL, size, protection, flags, -1, 0);
+    pthread_mutexattr_t attr;
+
+    ck_assert_ptr_ne(robust, MAP_FAILED);
+    pthread_mutexattr_init(&attr);
+    pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);
+    pthread_mutexattr_setpshared(&attr, PTHREAD_PROCESS_SHARED);
+    pthread_mutexattr_settype(&attr, _i == 0 ? PTHREAD_MUTEX_NORMAL
+                                             : PTHREAD_MUTEX_RECURSIVE);
+    ck_assert_int_eq(pthread_mutex_init(robust, &attr), 0);
+    ticker_start(&ticker);
+    for (int mended = 1; mended >= 0; mended--) {
+        int ready[2];
+        char byte;
+        ck_assert_int_eq(pipe2(ready, O_CLOEXEC), 0);
+        pid_t pid = fork();
+        if (pid == 0) {
+            pthread_mutex_lock(robust);
+            (void)!write(ready[1], "x", 1);
+            let_pass(TIMEOUT_MS);
+            _exit(0);
+        }
+        ck_assert_int_eq(read(ready[0], &byte, 1), 1);
+        ck_assert_int_eq(pthread_mutex_lock(robust), EOWNERDEAD);
+        if (mended)
+            ck_assert_int_eq(pthread_mutex_consistent(robust), 0);
+        ck_assert_int_eq(pthread_mutex_unlock(robust), 0);
+        ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+    }
+    ck_assert_int_eq(pthread_mutex_lock(robust), ENOTRECOVERABLE);
+    ticker_end(&ticker);
+    munmap(robust, size);
+}
+END_TEST
+
+static pthread_rwlock_t rwlock = PTHREAD_RWLOCK_INITIALIZER;
+
+static void *hold_rwlock(void *argument)
+{
+    ck_assert_int_eq(pthread_rwlock_wrlock(&rwlock), 0);
+    ck_assert_int_eq(sem_wait(&gate), 0);
+    ck_assert_int_eq(pthread_rwlock_unlock(&rwlock), 0);
+    return argument;
+}
+
+START_TEST(test_read_write_locks_time_out)
+{
+    struct ticker ticker;
+
+    ck_assert_int_eq(sem_init(&gate, 0, 0), 0);
+    ticker_start(&ticker);
+    pthread_t thread = spawn(hold_rwlock, NULL);
+    sched_yield();
+    struct timespec soon = time_in(CLOCK_REALTIME, TIMEOUT_MS);
+    ck_assert_int_eq(pthread_rwlock_timedrdlock(&rwlock, &soon), ETIMEDOUT);
+    soon = time_in(CLOCK_REALTIME, TIMEOUT_MS);
+    ck_assert_int_eq(pthread_rwlock_timedwrlock(&rwlock, &soon), ETIMEDOUT);
+    soon = time_in(CLOCK_MONOTONIC, TIMEOUT_MS);
+    ck_assert_int_eq(
+        pthread_rwlock_clockrdlock(&rwlock, CLOCK_MONOTONIC, &soon),
+        ETIMEDOUT);
+    soon = time_in(CLOCK_MONOTONIC, TIMEOUT_MS);
+    ck_assert_int_eq(
+        pthread_rwlock_clockwrlock(&rwlock, CLOCK_MONOTONIC, &soon),
+        ETIMEDOUT);
+    sem_post(&gate);
+    soon = time_in(CLOCK_REALTIME, PATIENCE_MS);
+    ck_assert_int_eq(pthread_rwlock_timedwrlock(&rwlock, &soon), 0);
+    ck_assert_int_eq(pthread_rwlock_unlock(&rwlock), 0);
+    join(thread);
+    ticker_end(&ticker);
+}
+END_TEST
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static atomic_int initialized;
+
+static void initialize(void)
+{
+    sleep_ms(TIMEOUT_MS);
+    ck_assert_int_eq(initialized++, 0);
+}
+
+static void *call_once_and_look(void *argument)
+{
+    ck_assert_int_eq(pthread_once(&once, initialize), 0);
+    ck_assert_int_eq(initialized, 1);
+    return argument;
+}
+
+static int call_once_as_a_thread(void *argument)
+{
+    return call_once_and_look(argument) != NULL;
+}
+
+/* The initializer waits, the first time of a coroutine, the second of a
+ * thread that is none. */
+START_TEST(test_once_is_once)
+{
+    struct ticker ticker;
+    pthread_t threads[3];
+    thrd_t outside;
+
+    ticker_start(&ticker);
+    if (_i == 1)
+        thrd_create(&outside, call_once_as_a_thread, NULL);
+    while (_i == 1 && (*(volatile pthread_once_t *)&once & 3) == 0)
+        sched_yield();
+    for (int i = 0; i < 3; i++)
+        threads[i] = spawn(call_once_and_look, NULL);
+    call_once_and_look(NULL);
+    for (int i = 0; i < 3; i++)
+        join(threads[i]);
+    if (_i == 1)
+        thrd_join(outside, NULL);
+    ticker_end(&ticker);
+}
+END_TEST
+
+/*
+ * What the C library waits for inside
+ */
+
+static pthread_barrier_t barrier;
+
+static void *meet(void *argument)
+{
+    int result = pthread_barrier_wait(&barrier);
+
+    ck_assert(result == 0 || result == PTHREAD_BARRIER_SERIAL_THREAD);
+    *(atomic_int *)argument += result == PTHREAD_BARRIER_SERIAL_THREAD;
+    return argument;
+}
+
+START_TEST(test_threads_meet_at_a_barrier)
+{
+    struct ticker ticker;
+    pthread_t threads[3];
+    atomic_int serial = 0;
+
+    ck_assert_int_eq(pthread_barrier_init(&barrier, NULL, 4), 0);
+    ticker_start(&ticker);
+    for (int i = 0; i < 3; i++)
+        threads[i] = spawn(meet, &serial);
+    sleep_ms(TIMEOUT_MS);
+    meet(&serial);
+    for (int i = 0; i < 3; i++)
+        join(threads[i]);
+    ck_assert_int_eq(serial, 1);
+    ck_assert_int_eq(pthread_barrier_destroy(&barrier), 0);
+    ticker_end(&ticker);
+}
+END_TEST
+
+START_TEST(test_waiting_for_a_process_stops_nobody)
+{
+    struct ticker ticker;
+    siginfo_t info;
+    int status = 0;
+
+    for (int way = 0; way < 4; way++) {
+        ticker_start(&ticker);
+        pid_t pid = way == 3 ? 0 : fork();
+        if (pid == 0 && way < 3) {
+            let_pass(TIMEOUT_MS);
+            _exit(3);
+        }
+        if (way == 0) {
+            ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+        } else if (way == 1) {
+            ck_assert_int_eq(wait(&status), pid);
+        } else if (way == 2) {
+            ck_assert_int_eq(waitid(P_PID, (id_t)pid, &info, WEXITED), 0);
+            ck_assert_int_eq(info.si_status, 3);
+        } else {
+            /* NOLINTNEXTLINE(cert-env33-c) */
+            status = system("sleep 0.04; kill -s TERM $$");
+            ck_assert(WIFSIGNALED(status));
+        }
+        if (way < 2)
+            ck_assert_int_eq(WEXITSTATUS(status), 3);
+        errno = 0;
+        ck_assert_int_eq(waitpid(-1, &status, 0), -1);
+        ck_assert_int_eq(errno, ECHILD);
+        ticker_end(&ticker);
+    }
+}
+END_TEST
+
+START_TEST(test_waiting_for_another_process_lock_stops_nobody)
+{
+    struct ticker ticker;
+    struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    int ready[2];
+    char byte;
+    FILE *file = tmpfile();
+
+    ck_assert_ptr_nonnull(file);
+    ck_assert_int_eq(pipe2(ready, O_CLOEXEC), 0);
+    ticker_start(&ticker);
+    pid_t pid = fork();
+    if (pid == 0) {
+        char path[64];
+        (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fileno(file));
+        int fd = open(path, O_RDWR | O_CLOEXEC); /* a file of its own */
+        if (fd < 0 || flock(fd, LOCK_EX) != 0 ||
+            fcntl(fd, F_SETLK, &whole) != 0)
+            _exit(1);
+        (void)!write(ready[1], "x", 1);
+        let_pass(TIMEOUT_MS);
+        _exit(0);
+    }
+    ck_assert_int_eq(read(ready[0], &byte, 1), 1);
+    const int ticks = ticker.ticks;
+    if (_i == 0)
+        ck_assert_int_eq(flock(fileno(file), LOCK_EX), 0);
+    else
+        ck_assert_int_eq(fcntl(fileno(file), F_SETLKW, &whole), 0);
+    ck_assert_int_ge(ticker.ticks, ticks + 3);
+    ticker_end(&ticker);
+    ck_assert_int_eq(waitpid(pid, NULL, 0), pid);
+    (void)fclose(file);
+}
+END_TEST
+
+static int end_late(void *argument)
+{
+    const struct timespec time = {0, TIMEOUT_MS * 1000000};
+
+    (void)argument;
+    nanosleep(&time, NULL);
+    return 7;
+}
+
+static int join_from_there(void *argument)
+{
+    return join(*(pthread_t *)argument) == &gate ? 9 : 0;
+}
+
+START_TEST(test_coroutines_and_threads_join_each_other)
+{
+    struct ticker ticker;
+    pthread_t native;
+    thrd_t joiner;
+    int result = 0;
+    void *value = NULL;
+
+    ck_assert_int_eq(sem_init(&gate, 0, 0), 0);
+    ticker_start(&ticker);
+    ck_assert_int_eq(thrd_create(&native, end_late, NULL), thrd_success);
+    ck_assert_int_eq(pthread_join(native, &value), 0);
+    pthread_t thread = spawn(wait_at_gate, &gate);
+    ck_assert_int_eq(thrd_create(&joiner, join_from_there, &thread),
+                     thrd_success);
+    sleep_ms(2);
+    sem_post(&gate);
+    sleep_ms(TIMEOUT_MS);
+    ck_assert_int_eq(thrd_join(joiner, &result), thrd_success);
+    ck_assert_int_eq(result, 9);
+    ticker_end(&ticker);
+}
+END_TEST
+
+/* Returns the page faults of threads other than the calling one. */
+static long faults_elsewhere(void)
+{
+    struct rusage all;
+    struct rusage own;
+
+    ck_assert_int_eq(getrusage(RUSAGE_SELF, &all), 0);
+    ck_assert_int_eq(getrusage(RUSAGE_THREAD, &own), 0);
+    return all.ru_minflt - own.ru_minflt;
+}
+
+/* How long a lookup takes is not the test's to say; that another thread makes
+ * it shows in that one's page faults, of its stack at least. */
+START_TEST(test_another_thread_looks_up_a_name)
+{
+    const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+    struct addrinfo *found = NULL;
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    char host[256];
+
+    join(spawn(return_argument, NULL));
+    long before = faults_elsewhere();
+    ck_assert_int_eq(getaddrinfo("127.0.0.1", "1", &hints, &found), 0);
+    freeaddrinfo(found);
+    ck_assert_int_eq(faults_elsewhere(), before); /* nobody need be asked */
+    if (_i == 0) {
+        ck_assert_int_eq(getaddrinfo("localhost", "1", &hints, &found), 0);
+        freeaddrinfo(found);
+    } else if (_i == 1) {
+        ck_assert_int_eq(getnameinfo((struct sockaddr *)&address,
+                                     sizeof address, host, sizeof host, NULL,
+                                     0, 0),
+                         0);
+    } else {
+        ck_assert_ptr_nonnull(gethostbyname("localhost"));
+    }
+    ck_assert_int_gt(faults_elsewhere(), before);
+    ck_assert_int_eq(getaddrinfo("localhost", "none", &hints, &found),
+                     EAI_SERVICE);
 }
 END_TEST
 
@@ -1673,6 +2054,21 @@ static Suite *green_suite(void)
     tcase_add_test(tcase, test_signal_wakes_one_and_broadcast_all);
     tcase_add_test(tcase, test_semaphores_wait_and_time_out);
     tcase_add_test(tcase, test_another_process_can_post_a_semaphore);
+    tcase_add_loop_test(tcase, test_special_mutexes_exclude_and_stop_nobody, 0,
+                        9);
+    tcase_add_loop_test(tcase, test_the_death_of_an_owner_is_seen, 0, 2);
+    tcase_add_test(tcase, test_read_write_locks_time_out);
+    tcase_add_loop_test(tcase, test_once_is_once, 0, 2);
+    suite_add_tcase(suite, tcase);
+
+    tcase = tcase_create("waits inside the C library");
+    tcase_set_timeout(tcase, 10);
+    tcase_add_test(tcase, test_threads_meet_at_a_barrier);
+    tcase_add_test(tcase, test_waiting_for_a_process_stops_nobody);
+    tcase_add_loop_test(
+        tcase, test_waiting_for_another_process_lock_stops_nobody, 0, 2);
+    tcase_add_test(tcase, test_coroutines_and_threads_join_each_other);
+    tcase_add_loop_test(tcase, test_another_thread_looks_up_a_name, 0, 3);
     suite_add_tcase(suite, tcase);
 
     tcase = tcase_create("descriptors");

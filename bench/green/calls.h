@@ -9,6 +9,7 @@
 /* With it, headers would define some of these calls inline. */
 #undef _FORTIFY_SOURCE
 
+#include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -17,10 +18,12 @@
 #include <signal.h>
 #include <stdio.h>
 #include <sys/epoll.h>
+#include <sys/file.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -46,6 +49,14 @@ typedef void *thread_start(void *);
       (int, struct epoll_event *, int, int, const sigset_t *))                \
     X(int, fclose, (FILE *))                                                  \
     X(int, fcntl, (int, int, ...))                                            \
+    X(int, flock, (int, int))                                                 \
+    X(int, getaddrinfo,                                                       \
+      (const char *, const char *, const struct addrinfo *,                   \
+       struct addrinfo **))                                                   \
+    X(struct hostent *, gethostbyname2, (const char *, int))                  \
+    X(int, getnameinfo,                                                       \
+      (const struct sockaddr *, socklen_t, char *, socklen_t, char *,         \
+       socklen_t, int))                                                       \
     X(int, ioctl, (int, unsigned long, ...))                                  \
     X(void, longjmp, (struct __jmp_buf_tag *, int))                           \
     X(int, pause, (void))                                                     \
@@ -56,6 +67,7 @@ typedef void *thread_start(void *);
     X(int, pselect,                                                           \
       (int, fd_set *, fd_set *, fd_set *, const struct timespec *,            \
        const sigset_t *))                                                     \
+    X(int, pthread_barrier_wait, (pthread_barrier_t *))                       \
     X(int, pthread_cancel, (pthread_t))                                       \
     X(int, pthread_clockjoin_np,                                              \
       (pthread_t, void **, clockid_t, const struct timespec *))               \
@@ -83,12 +95,22 @@ typedef void *thread_start(void *);
     X(int, pthread_kill, (pthread_t, int))                                    \
     X(int, pthread_mutex_clocklock,                                           \
       (pthread_mutex_t *, clockid_t, const struct timespec *))                \
+    X(int, pthread_mutex_consistent, (pthread_mutex_t *))                     \
     X(int, pthread_mutex_lock, (pthread_mutex_t *))                           \
     X(int, pthread_mutex_timedlock,                                           \
       (pthread_mutex_t *, const struct timespec *))                           \
     X(int, pthread_mutex_trylock, (pthread_mutex_t *))                        \
     X(int, pthread_mutex_unlock, (pthread_mutex_t *))                         \
+    X(int, pthread_once, (pthread_once_t *, void (*)(void)))                  \
+    X(int, pthread_rwlock_clockrdlock,                                        \
+      (pthread_rwlock_t *, clockid_t, const struct timespec *))               \
+    X(int, pthread_rwlock_clockwrlock,                                        \
+      (pthread_rwlock_t *, clockid_t, const struct timespec *))               \
     X(int, pthread_rwlock_rdlock, (pthread_rwlock_t *))                       \
+    X(int, pthread_rwlock_timedrdlock,                                        \
+      (pthread_rwlock_t *, const struct timespec *))                          \
+    X(int, pthread_rwlock_timedwrlock,                                        \
+      (pthread_rwlock_t *, const struct timespec *))                          \
     X(int, pthread_rwlock_tryrdlock, (pthread_rwlock_t *))                    \
     X(int, pthread_rwlock_trywrlock, (pthread_rwlock_t *))                    \
     X(int, pthread_rwlock_unlock, (pthread_rwlock_t *))                       \
@@ -128,6 +150,9 @@ typedef void *thread_start(void *);
       (const sigset_t *, siginfo_t *, const struct timespec *))               \
     X(int, sigwait, (const sigset_t *, int *))                                \
     X(int, socket, (int, int, int))                                           \
+    X(int, system, (const char *))                                            \
+    X(pid_t, wait4, (pid_t, int *, int, struct rusage *))                     \
+    X(int, waitid, (idtype_t, id_t, siginfo_t *, int))                        \
     X(ssize_t, write, (int, const void *, size_t))                            \
     X(ssize_t, writev, (int, const struct iovec *, int))
 

@@ -33,8 +33,7 @@
 
 __thread bool is_carrier;
 
-struct coroutine main_coroutine = {
-    .state = RUNNING, .number = INT_MAX, .signal_fd = -1};
+struct coroutine main_coroutine = {.state = RUNNING, .signal_fd = -1};
 struct coroutine *current = &main_coroutine;
 pthread_t carrier;
 int carrier_id;
@@ -242,6 +241,8 @@ static void bury(void)
     release_stack(&coroutine->stack);
     if (coroutine->detached)
         free(coroutine);
+    else
+        atomic_store(&coroutine->buried, true);
 }
 
 /* On a stack of its own: says so if a coroutine's stack has overflowed. Then
@@ -529,6 +530,16 @@ void count_call(void)
  * From the start to the end
  */
 
+/* Returns a number that none has, nor one of another process, as a mutex may
+ * be shared. */
+static int next_number(void)
+{
+    static uint32_t numbers;
+    uint32_t number = ((uint32_t)getpid() << 12) + numbers++;
+
+    return INT_MAX / 2 + 1 + (int)(number % (INT_MAX / 2 - 8));
+}
+
 /* What a new stack begins with. */
 static void begin(void)
 {
@@ -573,7 +584,6 @@ static bool set_stack(struct coroutine *coroutine, const pthread_attr_t *attr,
 struct coroutine *coroutine_create(const pthread_attr_t *attr,
                                    thread_start *start, void *argument)
 {
-    static int created;
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     struct coroutine *coroutine = calloc(1, sizeof *coroutine);
 
@@ -582,7 +592,7 @@ struct coroutine *coroutine_create(const pthread_attr_t *attr,
         free(coroutine);
         return NULL;
     }
-    coroutine->number = INT_MAX - ++created % (INT_MAX / 2);
+    coroutine->number = next_number();
     coroutine->start = start;
     coroutine->argument = argument;
     coroutine->signal_fd = -1;
@@ -624,6 +634,7 @@ static void on_fork(void)
         return;
     coroutines = current != &main_coroutine;
     current->joiner = NULL;
+    current->number = next_number();
     if (coroutines > 0)
         main_coroutine.state = ENDED;
     STAILQ_INIT(&ready);
@@ -652,6 +663,7 @@ bool become_carrier(void)
     wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (wake_fd < 0 || !watch_wake_fd(wake_fd))
         return false;
+    main_coroutine.number = next_number();
     watch_stacks();
     signals_init();
     pthread_atfork(NULL, NULL, on_fork);

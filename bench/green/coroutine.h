@@ -58,6 +58,7 @@ struct coroutine {
     void *argument;
     void *result;
     bool detached;
+    atomic_bool buried; /* nothing is left of it but this */
     struct coroutine *joiner;
     struct specific *specifics; /* values of pthread_setspecific */
     unsigned specific_count;

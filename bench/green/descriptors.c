@@ -9,6 +9,7 @@
  */
 #define _GNU_SOURCE
 #include "descriptors.h"
+#include "outside.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -488,6 +489,19 @@ static void set_nonblocking(int fd, bool nonblocking)
         table[fd].nonblocking = nonblocking;
 }
 
+struct lock_call {
+    int fd;
+    int command;
+    void *lock;
+    int result;
+};
+
+static void call_lock(void *argument)
+{
+    struct lock_call *c = argument;
+    c->result = plain()->fcntl(c->fd, c->command, c->lock);
+}
+
 /* The third argument is passed on as the C library does it: whatever it is,
  * it fits. */
 EXPORT int fcntl(int fd, int command, ...)
@@ -497,6 +511,11 @@ EXPORT int fcntl(int fd, int command, ...)
     va_start(arguments, command);
     void *argument = va_arg(arguments, void *);
     va_end(arguments);
+    if (is_carrier && (command == F_SETLKW || command == F_OFD_SETLKW)) {
+        struct lock_call c = {fd, command, argument, 0};
+        call_outside(call_lock, &c); /* another process may have the lock */
+        return c.result;
+    }
     int result = plain()->fcntl(fd, command, argument);
     if (command == F_SETFL && result == 0)
         set_nonblocking(fd, ((uintptr_t)argument & O_NONBLOCK) != 0);

@@ -30,7 +30,8 @@
  *   sockets.c      read, write, accept, connect and the like
  *   waits.c        poll, sleep and the like
  *   signals.c      masks, handlers, and the waits for signals
- *   locks.c        mutexes, condition variables, semaphores
+ *   locks.c        mutexes, condition variables, semaphores, pthread_once
+ *   outside.c      calls that another thread makes: name lookups, waitpid
  *   threads.c      what a coroutine has of a thread
  *
  * What each coroutine has of its own: its stack, errno, the values of
@@ -45,15 +46,15 @@
  * What cannot be carried, and stops all coroutines while it lasts:
  *   - a file that is slow to read or write, and stdio on a socket or a pipe
  *   - computing; longer than a second is warned about, once
- *   - getaddrinfo and getnameinfo, and anything else that the C library waits
- *     for inside: system, waitpid, flock, pthread_once, barriers
- *   - joining a thread that is no coroutine
  *   - what a handler of a signal waits for itself
- *   - mutexes that are robust, process-shared or with a priority protocol:
- *     they are the plain ones, so to hold one in a wait can be a deadlock
  *   - calls that calls.h does not list: sendfile, splice, recvmmsg, open of a
- *     FIFO, mtx_lock, message queues
+ *     FIFO, mtx_lock, lockf, message queues
  * What is not as with threads:
+ *   - getaddrinfo, getnameinfo, gethostbyname, waitpid and its like, system,
+ *     flock, F_SETLKW, a barrier and joining a thread that is no coroutine
+ *     take a thread of the system for as long as they wait
+ *   - a robust mutex does not notice that a coroutine ends with it locked
+ *   - what pthread_once calls must not throw
  *   - one CPU affinity and one name for all coroutines
  *   - a handler runs on the stack of whichever coroutine it interrupts, so
  *     jumping out of it is safe only if that is the one that set the target;

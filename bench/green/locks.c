@@ -1,5 +1,6 @@
 /*
- * locks.c - mutexes, condition variables, semaphores and read-write locks
+ * locks.c - mutexes, condition variables, semaphores, read-write locks and
+ * what is done once
  *
  * The objects stay the C library's, so that libraries' own threads can share
  * them with coroutines. What is taken without waiting is taken there; a
@@ -15,6 +16,7 @@
 #define _GNU_SOURCE
 #include "coroutine.h"
 #include "green.h"
+#include "outside.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -24,8 +26,15 @@
  * has or posts: they do not say so. */
 #define LOOK_NS 200000
 
-/* Of the kind of a mutex: robust, with a protocol, shared by processes. */
-#define SPECIAL_KIND (16 | 32 | 64 | 128)
+/* Of the kind of a mutex. */
+#define ROBUST_KIND 16
+#define SHARED_KIND 128
+
+#define THREAD_BITS 0x3FFFFFFF /* of the word that the kernel knows */
+
+/* From here up, a robust mutex has no owner but a state: this, for good, or
+ * that its owner has died. */
+#define NO_OWNER (INT_MAX - 1)
 
 /* Of __wrefs of a condition variable; checked at the start. */
 #define SHARED_BIT 1
@@ -42,12 +51,6 @@ static bool has_owner(const pthread_mutex_t *mutex)
     return kind == PTHREAD_MUTEX_RECURSIVE || kind == PTHREAD_MUTEX_ERRORCHECK;
 }
 
-/* Returns whether a mutex is the C library's matter alone. */
-static bool is_foreign(const pthread_mutex_t *mutex)
-{
-    return !is_carrier || (mutex->__data.__kind & SPECIAL_KIND) != 0;
-}
-
 /* Returns whether the running coroutine owns a mutex that knows its owner. */
 static bool is_own(const pthread_mutex_t *mutex)
 {
@@ -56,9 +59,30 @@ static bool is_own(const pthread_mutex_t *mutex)
            (owner == carrier_id && current == &main_coroutine);
 }
 
+/* Returns whether an owner is some coroutine. */
+static bool is_number(int owner)
+{
+    return owner > INT_MAX / 2 && owner < NO_OWNER;
+}
+
+/* Returns whether some coroutine has a mutex that knows its owner. The C
+ * library would give one that is robust or has a protocol to its thread again.
+ */
+static bool held_here(const pthread_mutex_t *mutex)
+{
+    if (mutex->__data.__kind & SHARED_KIND)
+        return (mutex->__data.__lock & THREAD_BITS) == carrier_id;
+    return mutex->__data.__owner == carrier_id ||
+           is_number(mutex->__data.__owner);
+}
+
 /* Takes a mutex if that needs no waiting. Returns what trylock does. */
 static int try_lock(pthread_mutex_t *mutex)
 {
+    /* The C library's trylock would take it for ever (glibc 2.36). */
+    if ((mutex->__data.__kind & ROBUST_KIND) != 0 &&
+        mutex->__data.__owner == NO_OWNER)
+        return ENOTRECOVERABLE;
     if (!has_owner(mutex))
         return plain()->pthread_mutex_trylock(mutex);
     if (is_own(mutex)) {
@@ -69,19 +93,20 @@ static int try_lock(pthread_mutex_t *mutex)
         mutex->__data.__count++;
         return 0;
     }
-    if (mutex->__data.__owner == carrier_id)
-        return EBUSY; /* by the main coroutine, before there were others */
+    if (held_here(mutex))
+        return EBUSY;
     int error = plain()->pthread_mutex_trylock(mutex);
     if (error == 0)
         mutex->__data.__owner = current->number;
     return error;
 }
 
-/* Returns whether a thread holds a mutex that is no coroutine. */
+/* Returns whether a thread may hold a mutex that is no coroutine. */
 static bool held_outside(const pthread_mutex_t *mutex)
 {
     int owner = mutex->__data.__owner;
-    return owner != carrier_id && owner <= INT_MAX / 2;
+    return (mutex->__data.__kind & SHARED_KIND) != 0 ||
+           (owner != carrier_id && !is_number(owner));
 }
 
 /* Returns the deadline, or the time of the next look if that is earlier. */
@@ -109,16 +134,17 @@ static int lock_until(pthread_mutex_t *mutex, int64_t deadline)
 
 EXPORT int pthread_mutex_lock(pthread_mutex_t *mutex)
 {
-    if (is_foreign(mutex))
+    if (!is_carrier)
         return plain()->pthread_mutex_lock(mutex);
-    if (!has_owner(mutex) && plain()->pthread_mutex_trylock(mutex) == 0)
+    if ((mutex->__data.__kind & (ROBUST_KIND | 3)) == 0 &&
+        plain()->pthread_mutex_trylock(mutex) == 0)
         return 0;
     return lock_until(mutex, NEVER);
 }
 
 EXPORT int pthread_mutex_trylock(pthread_mutex_t *mutex)
 {
-    if (is_foreign(mutex))
+    if (!is_carrier)
         return plain()->pthread_mutex_trylock(mutex);
     int error = try_lock(mutex);
     if (error == EBUSY)
@@ -129,7 +155,7 @@ EXPORT int pthread_mutex_trylock(pthread_mutex_t *mutex)
 EXPORT int pthread_mutex_timedlock(pthread_mutex_t *mutex,
                                    const struct timespec *time)
 {
-    if (is_foreign(mutex))
+    if (!is_carrier)
         return plain()->pthread_mutex_timedlock(mutex, time);
     return lock_until(mutex, at(CLOCK_REALTIME, time));
 }
@@ -137,22 +163,36 @@ EXPORT int pthread_mutex_timedlock(pthread_mutex_t *mutex,
 EXPORT int pthread_mutex_clocklock(pthread_mutex_t *mutex, clockid_t clock,
                                    const struct timespec *time)
 {
-    if (is_foreign(mutex))
+    if (!is_carrier)
         return plain()->pthread_mutex_clocklock(mutex, clock, time);
     return lock_until(mutex, at(clock, time));
 }
 
+/* Unlocks a robust mutex whose owner has died, with nothing done about it. */
+static int give_up(pthread_mutex_t *mutex)
+{
+    int error = plain()->pthread_mutex_unlock(mutex);
+
+    wake_all(mutex, WAKE_EVENT); /* nobody can lock it any more */
+    return error;
+}
+
 EXPORT int pthread_mutex_unlock(pthread_mutex_t *mutex)
 {
-    if (is_foreign(mutex))
+    if (!is_carrier)
         return plain()->pthread_mutex_unlock(mutex);
-    bool owned = has_owner(mutex);
-    if (owned && !is_own(mutex))
-        return EPERM;
-    if (owned && kind_of(mutex) == PTHREAD_MUTEX_RECURSIVE &&
-        mutex->__data.__count > 1) {
-        mutex->__data.__count--;
-        return 0;
+    bool owned = false;
+    if ((mutex->__data.__kind & (ROBUST_KIND | 3)) != 0) {
+        if (mutex->__data.__owner >= NO_OWNER)
+            return give_up(mutex);
+        owned = has_owner(mutex);
+        if (owned && !is_own(mutex))
+            return EPERM;
+        if (owned && kind_of(mutex) == PTHREAD_MUTEX_RECURSIVE &&
+            mutex->__data.__count > 1) {
+            mutex->__data.__count--;
+            return 0;
+        }
     }
     /* It stays locked if it is handed over. */
     const struct coroutine *next = first_waiter(mutex);
@@ -163,6 +203,15 @@ EXPORT int pthread_mutex_unlock(pthread_mutex_t *mutex)
         return 0;
     }
     return plain()->pthread_mutex_unlock(mutex);
+}
+
+EXPORT int pthread_mutex_consistent(pthread_mutex_t *mutex)
+{
+    int error = plain()->pthread_mutex_consistent(mutex);
+
+    if (error == 0 && is_carrier && has_owner(mutex))
+        mutex->__data.__owner = current->number;
+    return error;
 }
 
 /*
@@ -317,13 +366,16 @@ EXPORT int sem_post(sem_t *semaphore)
  * Read-write locks: no handing over, since several may have one
  */
 
-static int rwlock_wait(pthread_rwlock_t *lock, int (*try)(pthread_rwlock_t *))
+static int rwlock_wait(pthread_rwlock_t *lock, int (*try)(pthread_rwlock_t *),
+                       int64_t deadline)
 {
     int error;
 
     while ((error = try(lock)) == EBUSY) {
+        if (deadline <= now_ns())
+            return ETIMEDOUT;
         enter_wait(lock);
-        suspend(after_ns(LOOK_NS), UNINTERRUPTED);
+        suspend(next_look(deadline), UNINTERRUPTED);
     }
     return error;
 }
@@ -332,14 +384,50 @@ EXPORT int pthread_rwlock_rdlock(pthread_rwlock_t *lock)
 {
     if (!is_carrier)
         return plain()->pthread_rwlock_rdlock(lock);
-    return rwlock_wait(lock, plain()->pthread_rwlock_tryrdlock);
+    return rwlock_wait(lock, plain()->pthread_rwlock_tryrdlock, NEVER);
 }
 
 EXPORT int pthread_rwlock_wrlock(pthread_rwlock_t *lock)
 {
     if (!is_carrier)
         return plain()->pthread_rwlock_wrlock(lock);
-    return rwlock_wait(lock, plain()->pthread_rwlock_trywrlock);
+    return rwlock_wait(lock, plain()->pthread_rwlock_trywrlock, NEVER);
+}
+
+EXPORT int pthread_rwlock_timedrdlock(pthread_rwlock_t *lock,
+                                      const struct timespec *time)
+{
+    if (!is_carrier)
+        return plain()->pthread_rwlock_timedrdlock(lock, time);
+    return rwlock_wait(lock, plain()->pthread_rwlock_tryrdlock,
+                       at(CLOCK_REALTIME, time));
+}
+
+EXPORT int pthread_rwlock_timedwrlock(pthread_rwlock_t *lock,
+                                      const struct timespec *time)
+{
+    if (!is_carrier)
+        return plain()->pthread_rwlock_timedwrlock(lock, time);
+    return rwlock_wait(lock, plain()->pthread_rwlock_trywrlock,
+                       at(CLOCK_REALTIME, time));
+}
+
+EXPORT int pthread_rwlock_clockrdlock(pthread_rwlock_t *lock, clockid_t clock,
+                                      const struct timespec *time)
+{
+    if (!is_carrier)
+        return plain()->pthread_rwlock_clockrdlock(lock, clock, time);
+    return rwlock_wait(lock, plain()->pthread_rwlock_tryrdlock,
+                       at(clock, time));
+}
+
+EXPORT int pthread_rwlock_clockwrlock(pthread_rwlock_t *lock, clockid_t clock,
+                                      const struct timespec *time)
+{
+    if (!is_carrier)
+        return plain()->pthread_rwlock_clockwrlock(lock, clock, time);
+    return rwlock_wait(lock, plain()->pthread_rwlock_trywrlock,
+                       at(clock, time));
 }
 
 EXPORT int pthread_rwlock_unlock(pthread_rwlock_t *lock)
@@ -349,4 +437,61 @@ EXPORT int pthread_rwlock_unlock(pthread_rwlock_t *lock)
     if (is_carrier)
         wake_all(lock, WAKE_EVENT);
     return error;
+}
+
+/*
+ * What is done once
+ */
+
+/* A coroutine's call of an initializer. */
+struct once {
+    pthread_once_t *control;
+    void (*routine)(void);
+    struct once *next;
+};
+
+static struct once *onces; /* under way */
+
+static struct once *find_once(const pthread_once_t *control)
+{
+    struct once *once = onces;
+
+    while (once != NULL && once->control != control)
+        once = once->next;
+    return once;
+}
+
+static void end_once(const struct once *own)
+{
+    struct once **link = &onces;
+
+    while (*link != own)
+        link = &(*link)->next;
+    *link = own->next;
+    wake_all(own->control, WAKE_EVENT);
+}
+
+static void call_once_outside(void *argument)
+{
+    const struct once *once = argument;
+    plain()->pthread_once(once->control, once->routine);
+}
+
+/* The C library has bit 0 set while a thread is about it, and then bit 1. */
+EXPORT int pthread_once(pthread_once_t *control, void (*routine)(void))
+{
+    if (!is_carrier || (__atomic_load_n(control, __ATOMIC_ACQUIRE) & 2) != 0)
+        return plain()->pthread_once(control, routine);
+    while (find_once(control) != NULL) {
+        enter_wait(control);
+        suspend(NEVER, UNINTERRUPTED);
+    }
+    struct once own = {control, routine, onces};
+    onces = &own;
+    if (__atomic_load_n(control, __ATOMIC_ACQUIRE) & 1)
+        call_outside(call_once_outside, &own); /* another thread is about it */
+    else
+        plain()->pthread_once(control, routine);
+    end_once(&own);
+    return 0;
 }

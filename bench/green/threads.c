@@ -7,6 +7,7 @@
 #include "threads.h"
 #include "coroutine.h"
 #include "green.h"
+#include "outside.h"
 #include "signals.h"
 
 #include <errno.h>
@@ -14,7 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FEW_KEYS 16 /* values of a coroutine that has any, at first */
+#define LOOK_NS 1000000 /* between two of a thread that joins a coroutine */
+#define FEW_KEYS 16     /* values of a coroutine that has any, at first */
 
 struct specific {
     unsigned generation; /* of the key, when the value was set */
@@ -108,13 +110,57 @@ static int join_until(struct coroutine *coroutine, void **result,
     return 0;
 }
 
+/* Joins a coroutine from a thread that is none; that one may sleep. */
+static int join_from_outside(struct coroutine *coroutine, void **result)
+{
+    const struct timespec pause = {.tv_nsec = LOOK_NS};
+
+    while (!atomic_load(&coroutine->buried))
+        (void)plain()->clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+    if (result != NULL)
+        *result = coroutine->result;
+    free(coroutine);
+    return 0;
+}
+
+/* A coroutine joins a thread that is none. */
+struct join_call {
+    pthread_t thread;
+    void **result;
+    clockid_t clock;
+    const struct timespec *time; /* NULL: it waits for ever */
+    int error;
+};
+
+static void call_join(void *argument)
+{
+    struct join_call *c = argument;
+
+    c->error = c->time == NULL ? plain()->pthread_join(c->thread, c->result)
+                               : plain()->pthread_clockjoin_np(
+                                     c->thread, c->result, c->clock, c->time);
+}
+
+static int join_outside(pthread_t thread, void **result, clockid_t clock,
+                        const struct timespec *time)
+{
+    struct join_call c = {thread, result, clock, time, 0};
+
+    if (is_carrier && !pthread_equal(thread, carrier))
+        call_outside(call_join, &c);
+    else
+        call_join(&c);
+    return c.error;
+}
+
 EXPORT int pthread_join(pthread_t thread, void **result)
 {
     struct coroutine *coroutine = coroutine_of(thread);
 
     if (coroutine == NULL)
-        return plain()->pthread_join(thread, result);
-    return join_until(coroutine, result, NEVER);
+        return join_outside(thread, result, 0, NULL);
+    return is_carrier ? join_until(coroutine, result, NEVER)
+                      : join_from_outside(coroutine, result);
 }
 
 EXPORT int pthread_tryjoin_np(pthread_t thread, void **result)
@@ -123,20 +169,13 @@ EXPORT int pthread_tryjoin_np(pthread_t thread, void **result)
 
     if (coroutine == NULL)
         return plain()->pthread_tryjoin_np(thread, result);
+    if (!is_carrier)
+        return coroutine->buried ? join_from_outside(coroutine, result)
+                                 : EBUSY;
     if (coroutine->state != ENDED)
         give_way(); /* a loop of these must come to an end */
     return coroutine->state == ENDED ? join_until(coroutine, result, NEVER)
                                      : EBUSY;
-}
-
-EXPORT int pthread_timedjoin_np(pthread_t thread, void **result,
-                                const struct timespec *time)
-{
-    struct coroutine *coroutine = coroutine_of(thread);
-
-    if (coroutine == NULL)
-        return plain()->pthread_timedjoin_np(thread, result, time);
-    return join_until(coroutine, result, at(CLOCK_REALTIME, time));
 }
 
 EXPORT int pthread_clockjoin_np(pthread_t thread, void **result,
@@ -145,8 +184,19 @@ EXPORT int pthread_clockjoin_np(pthread_t thread, void **result,
     struct coroutine *coroutine = coroutine_of(thread);
 
     if (coroutine == NULL)
-        return plain()->pthread_clockjoin_np(thread, result, clock, time);
-    return join_until(coroutine, result, at(clock, time));
+        return join_outside(thread, result, clock, time);
+    if (is_carrier)
+        return join_until(coroutine, result, at(clock, time));
+    while (!coroutine->buried && at(clock, time) > now_ns())
+        (void)plain()->sched_yield();
+    return coroutine->buried ? join_from_outside(coroutine, result)
+                             : ETIMEDOUT;
+}
+
+EXPORT int pthread_timedjoin_np(pthread_t thread, void **result,
+                                const struct timespec *time)
+{
+    return pthread_clockjoin_np(thread, result, CLOCK_REALTIME, time);
 }
 
 EXPORT int pthread_detach(pthread_t thread)
