@@ -90,6 +90,8 @@ PEERS = $(addprefix $(BUILD)/peers/,bare bare_events bare_processes \
 # Linux alone has it, and not each Linux.
 URING = $(addprefix $(BUILD)/peers/,bare_uring uring)
 PEERS += $(if $(shell $(PKG_CONFIG) --exists liburing && echo found),$(URING))
+PEERS += $(if $(shell $(PKG_CONFIG) --exists st && echo found),\
+	$(BUILD)/peers/state_threads)
 
 # Compilers of other languages, if they are there. What they make depends on
 # neither CC nor CFLAGS, so it is built once, wherever BUILD is. Debian's own
@@ -162,6 +164,11 @@ $(BUILD)/peers/naive: $(BUILD)/bench/peers/naive.o
 
 $(BUILD)/peers/processes: $(BUILD)/fetch.o $(call peer,processes)
 	$(LINK) $(call pkg,--libs,libcurl libssl)
+
+$(BUILD)/bench/peers/state_threads.o: private REQUIRED += \
+	$(call pkg,--cflags,st,peers)
+$(BUILD)/peers/state_threads: $(call peer,state_threads exchange)
+	$(LINK) $(call pkg,--libs,st,peers)
 
 # Without modules, and with the cache here and not in the home directory. Its
 # path must be absolute, and may have a blank.
@@ -253,7 +260,7 @@ ERLANG = $(wildcard bench/peers/*.erl)
 JAVASCRIPT = $(wildcard bench/peers/*.js)
 LINT_FLAGS = -std=c11 -D_POSIX_C_SOURCE=200809L $(call pkg,--cflags,\
 	libcurl libevent libsodium check,build check) \
-	$(call pkg,--cflags,liburing,peers)
+	$(call pkg,--cflags,liburing st,peers)
 # cppcheck does not look for system headers; this one's macros it must know.
 QUEUE_H = $(shell $(CC) -M -include sys/queue.h -xc /dev/null | \
 	tr ' ' '\n' | grep queue.h)
