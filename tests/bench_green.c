@@ -12,6 +12,7 @@
 
 #include <arpa/inet.h>
 #include <check.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
@@ -310,6 +311,48 @@ START_TEST(test_errno_is_a_threads_own)
 
     for (int i = 0; i < 3; i++)
         threads[i] = spawn(keep_errno, &values[i]);
+    for (int i = 0; i < 3; i++)
+        join(threads[i]);
+}
+END_TEST
+
+/* What C++ has of exceptions in each thread. */
+struct exceptions {
+    void *caught;
+    unsigned uncaught;
+};
+
+static struct exceptions *exceptions;
+
+static void *keep_exception(void *argument)
+{
+    ck_assert_ptr_null(exceptions->caught);
+    ck_assert_uint_eq(exceptions->uncaught, 0);
+    exceptions->caught = argument;
+    exceptions->uncaught = 1;
+    sleep_ms(2);
+    ck_assert_ptr_eq(exceptions->caught, argument);
+    ck_assert_uint_eq(exceptions->uncaught, 1);
+    exceptions->caught = NULL;
+    exceptions->uncaught = 0;
+    return argument;
+}
+
+/* As if each were in a catch block, while another throws. */
+START_TEST(test_exceptions_are_a_threads_own)
+{
+    pthread_t threads[3];
+    void *library = dlopen("libstdc++.so.6", RTLD_NOW | RTLD_GLOBAL);
+
+    ck_assert_ptr_nonnull(library);
+    void *found = dlsym(library, "__cxa_get_globals");
+    struct exceptions *(*find)(void);
+    ck_assert_ptr_nonnull(found);
+    memcpy(&find, &found, sizeof find);
+    exceptions = find();
+    for (int i = 0; i < 3; i++)
+        threads[i] = spawn(keep_exception, &threads[i]);
+    keep_exception(&gate);
     for (int i = 0; i < 3; i++)
         join(threads[i]);
 }
@@ -2036,6 +2079,7 @@ static Suite *green_suite(void)
     tcase_add_test(tcase, test_self_is_ones_own_and_exit_returns_a_value);
     tcase_add_test(tcase, test_values_of_keys_are_a_threads_own);
     tcase_add_test(tcase, test_errno_is_a_threads_own);
+    tcase_add_test(tcase, test_exceptions_are_a_threads_own);
     tcase_add_test(tcase, test_a_stack_that_overflows_says_so);
     tcase_add_test(tcase,
                    test_one_that_holds_all_others_up_is_warned_about_once);

@@ -13,6 +13,7 @@
 #include "signals.h"
 #include "threads.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
 #include <stdarg.h>
@@ -53,6 +54,18 @@ static TAILQ_HEAD(bucket, coroutine) buckets[BUCKETS];
 static struct coroutine **timers; /* a heap; the first place stays empty */
 static size_t timer_count;
 static size_t timer_room;
+
+/* What C++ has of exceptions in each thread (__cxa_eh_globals of its ABI). */
+struct exceptions {
+    void *caught;
+    unsigned uncaught;
+};
+
+static struct exceptions *exceptions; /* the carrier's; NULL: it has no C++ */
+
+/* A pointer, so that what C++ needs takes nothing of programs without it. */
+static void (*switch_context)(struct context *,
+                              struct context *) = context_switch;
 
 static struct coroutine *ended; /* whose stack was in use until the switch */
 static struct stack idle_stacks[IDLE_STACKS];
@@ -475,6 +488,15 @@ static void look_around(void)
     round_left = ROUND;
 }
 
+/* As context_switch, with the exceptions. */
+static void switch_with_exceptions(struct context *from, struct context *to)
+{
+    const struct exceptions own = *exceptions;
+
+    context_switch(from, to);
+    *exceptions = own;
+}
+
 /* Lets the next coroutine run, which may be the same. */
 static void schedule(void)
 {
@@ -490,7 +512,7 @@ static void schedule(void)
     if (next == self)
         return;
     current = next;
-    context_switch(&self->context, &next->context);
+    switch_context(&self->context, &next->context);
     bury();
 }
 
@@ -543,6 +565,8 @@ static int next_number(void)
 /* What a new stack begins with. */
 static void begin(void)
 {
+    if (exceptions != NULL)
+        *exceptions = (struct exceptions){0};
     bury();
     coroutine_end(current->start(current->argument));
 }
@@ -654,6 +678,19 @@ static void on_fork(void)
     }
 }
 
+/* Finds where C++ keeps its exceptions, if the program has C++ by now. */
+static void find_exceptions(void)
+{
+    struct exceptions *(*find)(void);
+    void *found = dlsym(RTLD_DEFAULT, "__cxa_get_globals");
+
+    memcpy(&find, &found, sizeof find); /* ISO C has no conversion */
+    if (found == NULL)
+        return;
+    exceptions = find();
+    switch_context = switch_with_exceptions;
+}
+
 bool become_carrier(void)
 {
     for (int i = 0; i < BUCKETS; i++)
@@ -665,6 +702,7 @@ bool become_carrier(void)
         return false;
     main_coroutine.number = next_number();
     watch_stacks();
+    find_exceptions();
     signals_init();
     pthread_atfork(NULL, NULL, on_fork);
     carrier = plain()->pthread_self();

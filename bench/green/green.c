@@ -36,17 +36,18 @@
  *
  * What each coroutine has of its own: its stack, errno, the values of
  * pthread_setspecific, what pthread_self returns, the signal mask and the
- * signals sent to it alone, the rounding mode. Whatever
- * else the program or a library keeps in __thread variables, all coroutines
- * share. That is safe where it is not needed across a call that waits: OpenSSL
- * has its queue of errors in a value of pthread_setspecific, and libcurl waits
- * in poll only. It is not where C++ handles exceptions: a catch block that
- * waits may lose its exception to another's.
+ * signals sent to it alone, the rounding mode, and C++'s exceptions if
+ * that is loaded at the first pthread_create. Whatever else the program or a
+ * library keeps in __thread variables, all coroutines share. That is safe
+ * where it is not needed across a call that waits: OpenSSL has its queue of
+ * errors in a value of pthread_setspecific, and libcurl waits in poll only.
  *
  * What cannot be carried, and stops all coroutines while it lasts:
  *   - a file that is slow to read or write, and stdio on a socket or a pipe
  *   - computing; longer than a second is warned about, once
  *   - what a handler of a signal waits for itself
+ *   - a static variable of a C++ function, if its initializer waits and
+ *     another coroutine comes there: that stops them for good
  *   - calls that calls.h does not list: sendfile, splice, recvmmsg, open of a
  *     FIFO, mtx_lock, lockf, message queues
  * What is not as with threads:
