@@ -1367,6 +1367,59 @@ START_TEST(test_the_end_of_a_stream_is_seen)
 }
 END_TEST
 
+static atomic_int handled;
+
+static void handle(int number)
+{
+    handled = number;
+}
+
+static void *connect_twice(void *argument)
+{
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const socklen_t size = sizeof(struct sockaddr_in);
+
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(connect(fd, argument, size), -1);
+    ck_assert_int_eq(errno, EINTR);
+    ck_assert_int_eq(connect(fd, argument, size), 0);
+    close(fd);
+    return argument;
+}
+
+/* The backlog is full, so the connection waits for its SYN to be repeated. */
+START_TEST(test_a_connect_that_was_interrupted_can_go_on)
+{
+    const struct sigaction action = {.sa_handler = handle};
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct ticker ticker;
+    int port;
+    int held = hold_port(&port);
+
+    sigaction(SIGUSR2, &action, NULL);
+    address.sin_port = htons((in_port_t)port);
+    ck_assert_int_eq(listen(held, 0), 0);
+    int filler = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert_int_eq(
+        connect(filler, (struct sockaddr *)&address, sizeof address), 0);
+    ticker_start(&ticker);
+    pthread_t thread = spawn(connect_twice, &address);
+    sleep_ms(5);
+    ck_assert_int_eq(pthread_kill(thread, SIGUSR2), 0);
+    sleep_ms(5);
+    for (int i = 0; i < 2; i++) {
+        int accepted = accept(held, NULL, NULL);
+        ck_assert_int_ge(accepted, 0);
+        close(accepted);
+    }
+    join(thread);
+    ticker_end(&ticker);
+    close(filler);
+    close(held);
+}
+END_TEST
+
 static void *connect_late(void *argument)
 {
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -1488,6 +1541,132 @@ START_TEST(test_events_of_what_was_closed_are_ignored)
     ck_assert_int_eq(write(new[1], "x", 1), 1);
     ck_assert_int_eq(poll(&input, 1, PATIENCE_MS), 1);
     ck_assert_int_eq(input.revents, POLLIN);
+}
+END_TEST
+
+static int count_broken;
+
+static void note_broken(int number)
+{
+    (void)number;
+    count_broken++;
+}
+
+static void *read_some_and_close(void *argument)
+{
+    const int *fd = argument;
+    static char data[1000];
+
+    ck_assert_int_gt(read(*fd, data, sizeof data), 0);
+    sleep_ms(2);
+    close(*fd);
+    return argument;
+}
+
+START_TEST(test_a_write_that_has_sent_something_raises_nothing)
+{
+    static char data[16 * BIG];
+    int pair[2];
+
+    stream_pair(pair);
+    signal(SIGPIPE, note_broken);
+    pthread_t thread = spawn(read_some_and_close, &pair[1]);
+    ssize_t sent = write(pair[0], data, sizeof data);
+    ck_assert_int_gt(sent, 0);
+    ck_assert_int_lt(sent, (ssize_t)sizeof data);
+    ck_assert_int_eq(count_broken, 0);
+    ck_assert_int_eq(write(pair[0], data, 1), -1);
+    ck_assert_int_eq(errno, EPIPE);
+    ck_assert_int_eq(count_broken, 1);
+    join(thread);
+}
+END_TEST
+
+static void *write_in_two(void *argument)
+{
+    for (int i = 0; i < 2; i++) {
+        sleep_ms(5);
+        ck_assert_int_eq(write(*(int *)argument, "abc", 3), 3);
+    }
+    return argument;
+}
+
+START_TEST(test_a_peek_can_wait_for_all)
+{
+    struct ticker ticker;
+    int pair[2];
+    char data[7] = "";
+
+    tcp_pair(pair);
+    ticker_start(&ticker);
+    pthread_t thread = spawn(write_in_two, &pair[1]);
+    ck_assert_int_eq(recv(pair[0], data, 6, MSG_PEEK | MSG_WAITALL), 6);
+    ck_assert_mem_eq(data, "abcabc", 6);
+    ck_assert_int_eq(recv(pair[0], data, 6, MSG_WAITALL), 6);
+    join(thread);
+    thread = spawn(write_in_two, &pair[1]);
+    join(thread);
+    shutdown(pair[1], SHUT_WR);
+    ck_assert_int_eq(recv(pair[0], data, 7, MSG_PEEK | MSG_WAITALL), 6);
+    ticker_end(&ticker);
+}
+END_TEST
+
+START_TEST(test_duplicates_share_their_flag)
+{
+    struct ticker ticker;
+    char byte;
+
+    ticker_start(&ticker);
+    for (int way = 0; way < 4; way++) {
+        int pair[2];
+        stream_pair(pair);
+        int other = way == 0   ? dup(pair[0])
+                    : way == 1 ? fcntl(pair[0], F_DUPFD_CLOEXEC, 0)
+                    : way == 2 ? dup2(pair[0], 200)
+                               : dup3(pair[0], 201, O_CLOEXEC);
+        ck_assert_int_eq(poll(&(struct pollfd){.fd = other}, 1, 1), 0);
+        ck_assert_int_eq(fcntl(pair[0], F_SETFL, O_NONBLOCK), 0);
+        ck_assert_int_eq(recv(other, &byte, 1, 0), -1);
+        ck_assert_int_eq(errno, EAGAIN);
+        ck_assert_int_eq(fcntl(other, F_SETFL, 0), 0);
+        pthread_t thread = spawn(write_late, &pair[1]);
+        ck_assert_int_eq(recv(pair[0], &byte, 1, 0), 1);
+        join(thread);
+        close(pair[0]);
+        close(pair[1]);
+        close(other);
+    }
+    ticker_end(&ticker);
+}
+END_TEST
+
+START_TEST(test_who_closes_all_descriptors_goes_on)
+{
+    struct ticker ticker;
+    int pair[2];
+    char byte;
+    struct timespec begin, end;
+
+    ticker_start(&ticker);
+    sleep_ms(5);
+    if (_i == 0)
+        for (int fd = 3; fd < 256; fd++)
+            close(fd);
+    else if (_i == 1)
+        closefrom(3);
+    else
+        ck_assert_int_eq(close_range(3, ~0U, 0), 0);
+    ticker_end(&ticker);
+    stream_pair(pair);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &begin);
+    pthread_t thread = spawn(write_late, &pair[1]);
+    ck_assert_int_eq(recv(pair[0], &byte, 1, 0), 1);
+    join(thread);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &end);
+    long us = (end.tv_sec - begin.tv_sec) * 1000000 +
+              (end.tv_nsec - begin.tv_nsec) / 1000;
+    ck_assert_int_lt(us, TIMEOUT_MS * 500); /* it has slept, not spun */
 }
 END_TEST
 
@@ -1623,13 +1802,6 @@ START_TEST(test_waiting_for_a_signal_stops_nobody)
     ticker_end(&ticker);
 }
 END_TEST
-
-static atomic_int handled;
-
-static void handle(int number)
-{
-    handled = number;
-}
 
 static int alarms[2]; /* a pipe */
 
@@ -2122,9 +2294,14 @@ static Suite *green_suite(void)
     tcase_add_test(tcase, test_poll_waits_for_several_and_times_out);
     tcase_add_test(tcase, test_the_end_of_a_stream_is_seen);
     tcase_add_test(tcase, test_accept_and_connect);
+    tcase_add_test(tcase, test_a_connect_that_was_interrupted_can_go_on);
     tcase_add_test(tcase, test_what_is_non_blocking_does_not_wait);
     tcase_add_test(tcase, test_who_waits_for_what_is_closed_fails);
     tcase_add_test(tcase, test_events_of_what_was_closed_are_ignored);
+    tcase_add_test(tcase, test_a_write_that_has_sent_something_raises_nothing);
+    tcase_add_test(tcase, test_a_peek_can_wait_for_all);
+    tcase_add_test(tcase, test_duplicates_share_their_flag);
+    tcase_add_loop_test(tcase, test_who_closes_all_descriptors_goes_on, 0, 3);
     tcase_add_test(tcase, test_one_that_never_waits_lets_others_run);
     tcase_add_test(tcase, test_what_epoll_does_not_watch_is_looked_at);
     tcase_add_test(tcase, test_errno_stays_when_nothing_fails);

@@ -42,6 +42,7 @@ typedef void *thread_start(void *);
     X(void, closefrom, (int))                                                 \
     X(int, close_range, (unsigned, unsigned, int))                            \
     X(int, connect, (int, __CONST_SOCKADDR_ARG, socklen_t))                   \
+    X(int, dup, (int))                                                        \
     X(int, dup2, (int, int))                                                  \
     X(int, dup3, (int, int, int))                                             \
     X(int, epoll_wait, (int, struct epoll_event *, int, int))                 \

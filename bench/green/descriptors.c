@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/close_range.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -43,6 +44,7 @@ static struct descriptor *table; /* by number */
 static int table_size;
 static int highest; /* that was ever known */
 static int epoll_fd = -1;
+static int own_wake_fd = -1;
 
 bool descriptors_init(void)
 {
@@ -79,6 +81,8 @@ int event_fd(void)
 bool watch_wake_fd(int fd)
 {
     struct epoll_event input = {.events = EPOLLIN, .data.u64 = (uint32_t)fd};
+
+    own_wake_fd = fd;
     return epoll_ctl(epoll_fd, EPOLL_CTL_ADD, fd, &input) == 0;
 }
 
@@ -154,7 +158,7 @@ void descriptor_opened(int fd, enum kind kind, bool nonblocking)
     highest = fd > highest ? fd : highest;
     d->kind = (unsigned char)kind;
     d->nonblocking = nonblocking;
-    d->registered = d->unsteady = false;
+    d->registered = d->unsteady = d->duplicated = false;
     d->idle = 0;
     d->timeouts[INPUT] = d->timeouts[OUTPUT] = 0;
     atomic_store_explicit(&d->known, true, memory_order_release);
@@ -420,8 +424,19 @@ int poll_until(struct pollfd *fds, nfds_t count, int64_t deadline)
  * Calls that change what is known
  */
 
+/* Returns whether a descriptor is green's. Some programs close all that they
+ * have not opened, and that would stop all coroutines for good. */
+static bool is_own(int fd)
+{
+    return is_carrier && (fd == epoll_fd || fd == own_wake_fd);
+}
+
 EXPORT int close(int fd)
 {
+    if (is_own(fd)) {
+        errno = EBADF;
+        return -1;
+    }
     descriptor_closing(fd);
     return plain()->close(fd);
 }
@@ -441,34 +456,77 @@ EXPORT int pclose(FILE *file)
 
 EXPORT int close_range(unsigned first, unsigned last, int flags)
 {
+    if (flags & CLOSE_RANGE_CLOEXEC)
+        return plain()->close_range(first, last, flags);
     for (unsigned fd = first; fd <= last && fd <= (unsigned)highest; fd++)
-        if ((flags & CLOSE_RANGE_CLOEXEC) == 0)
-            descriptor_closing((int)fd);
-    return plain()->close_range(first, last, flags);
+        descriptor_closing((int)fd);
+    /* In up to three parts, between green's own. */
+    int result = 0;
+    unsigned own[] = {(unsigned)epoll_fd, (unsigned)own_wake_fd};
+    if (own[0] > own[1]) {
+        own[0] = own[1];
+        own[1] = (unsigned)epoll_fd;
+    }
+    for (int i = 0; i < 2 && is_carrier && result == 0; i++) {
+        if (own[i] < first || own[i] > last)
+            continue;
+        if (own[i] > first)
+            result = plain()->close_range(first, own[i] - 1, flags);
+        if (own[i] == last)
+            return result;
+        first = own[i] + 1;
+    }
+    return result == 0 ? plain()->close_range(first, last, flags) : result;
 }
 
 EXPORT void closefrom(int first)
 {
-    for (int fd = first; fd <= highest; fd++)
-        descriptor_closing(fd);
-    plain()->closefrom(first);
+    if (first < 0 || close_range((unsigned)first, UINT_MAX, 0) != 0)
+        plain()->closefrom(first);
+}
+
+/* Notes that two numbers are one file, which has one O_NONBLOCK. */
+static int duplicated(int from, int to)
+{
+    if (!is_carrier || to < 0)
+        return to;
+    struct descriptor *old = descriptor(from);
+    struct descriptor *new = descriptor(to);
+    if (old != NULL && new != NULL)
+        old->duplicated = new->duplicated = true;
+    return to;
+}
+
+EXPORT int dup(int from)
+{
+    return duplicated(from, plain()->dup(from));
 }
 
 EXPORT int dup2(int from, int to)
 {
+    if (is_own(to)) {
+        errno = EBUSY;
+        return -1;
+    }
     int result = plain()->dup2(from, to);
-
-    if (result >= 0 && from != to)
+    if (result >= 0 && from != to) {
         descriptor_closing(to);
+        duplicated(from, to);
+    }
     return result;
 }
 
 EXPORT int dup3(int from, int to, int flags)
 {
+    if (is_own(to)) {
+        errno = EBUSY;
+        return -1;
+    }
     int result = plain()->dup3(from, to, flags);
-
-    if (result >= 0)
+    if (result >= 0) {
         descriptor_closing(to);
+        duplicated(from, to);
+    }
     return result;
 }
 
@@ -485,8 +543,16 @@ EXPORT int socket(int domain, int type, int protocol)
 
 static void set_nonblocking(int fd, bool nonblocking)
 {
-    if (fd >= 0 && fd < table_size)
-        table[fd].nonblocking = nonblocking;
+    if (fd < 0 || fd >= table_size)
+        return;
+    table[fd].nonblocking = nonblocking;
+    if (!table[fd].known || !table[fd].duplicated)
+        return;
+    for (int other = 0; other <= highest; other++)
+        if (table[other].known && table[other].duplicated) {
+            int flags = plain()->fcntl(other, F_GETFL);
+            table[other].nonblocking = (flags & O_NONBLOCK) != 0;
+        }
 }
 
 struct lock_call {
@@ -517,6 +583,8 @@ EXPORT int fcntl(int fd, int command, ...)
         return c.result;
     }
     int result = plain()->fcntl(fd, command, argument);
+    if (command == F_DUPFD || command == F_DUPFD_CLOEXEC)
+        return duplicated(fd, result);
     if (command == F_SETFL && result == 0)
         set_nonblocking(fd, ((uintptr_t)argument & O_NONBLOCK) != 0);
     return result;

@@ -23,6 +23,7 @@ struct descriptor {
     unsigned char kind;
     bool nonblocking;    /* by the program's wish */
     bool registered;     /* at epoll */
+    bool duplicated;     /* another number may be the same file */
     bool unsteady;       /* its end is near: idle cannot be relied on */
     short idle;          /* POLLIN, POLLOUT: not ready; epoll says when */
     uint32_t generation; /* of the registration */

@@ -65,7 +65,8 @@
  *   - threads of thrd_create and of C++'s std::thread stay threads, and so do
  *     those of a program that is linked statically
  *   - recvmsg with MSG_WAITALL may return less
- *   - two descriptors are taken, and one for each sigwait
+ *   - two descriptors are taken, which the program cannot close, and one for
+ *     each sigwait
  *   - a descriptor's O_NONBLOCK is taken to change by this process alone
  *   - one core is all that there is
  *

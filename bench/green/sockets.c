@@ -80,6 +80,9 @@ static ssize_t receive(int fd, struct descriptor *d, struct transfer *t)
 {
     bool all = (t->flags & MSG_WAITALL) != 0 && d->kind != KIND_DATAGRAM &&
                (t->flags & MSG_PEEK) == 0 && t->message == NULL;
+    /* Nothing is taken, so each look shows all of it. */
+    bool peek_all = (t->flags & MSG_WAITALL) != 0 &&
+                    (t->flags & MSG_PEEK) != 0 && d->kind >= KIND_STREAM;
     const int saved = errno;
     int64_t deadline = 0;
     size_t done = 0;
@@ -89,6 +92,12 @@ static ssize_t receive(int fd, struct descriptor *d, struct transfer *t)
         errno = EAGAIN;
         if ((d->idle & POLLIN) == 0)
             n = receive_now(fd, t);
+        if (peek_all && n > 0 && (size_t)n < t->size && !d->unsteady) {
+            d->idle |= POLLIN;
+            if (!await(fd, INPUT, &deadline))
+                return n;
+            continue;
+        }
         if (n >= 0) {
             note_received(d, t, (size_t)n);
             done += (size_t)n;
@@ -138,6 +147,7 @@ static ssize_t transmit(int fd, struct descriptor *d, struct transfer *t)
         }
         done += (size_t)n;
         t->size -= (size_t)n;
+        t->flags |= MSG_NOSIGNAL; /* what has sent something does not fail */
         if (t->size == 0 || d->kind == KIND_DATAGRAM) {
             errno = saved;
             count_call();
@@ -372,7 +382,8 @@ EXPORT int connect(int fd, __CONST_SOCKADDR_ARG address, socklen_t size)
         }
         result = connect_now(fd, address, size);
     }
-    if (result == 0 || errno != EINPROGRESS) {
+    /* EALREADY: a handler has ended an earlier call. */
+    if (result == 0 || (errno != EINPROGRESS && errno != EALREADY)) {
         count_call();
         return result;
     }
