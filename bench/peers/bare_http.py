@@ -12,6 +12,16 @@ from line_protocol import (MAX_BODY, FetchError, check_status, echo, error,
 
 MAX_HEAD = 65536
 
+# The first that fits.
+REASONS = {
+    TimeoutError: "upstream timed out",
+    ConnectionRefusedError: "upstream refused",
+    gaierror: "upstream not found",
+    ConnectionError: "upstream closed early",
+    ValueError: "upstream sent bad HTTP",
+    OSError: "upstream failed",
+}
+
 
 class Upstream:
     """A connection to the upstream, opened when it is needed. connect() takes
@@ -34,9 +44,8 @@ class Upstream:
             if not reused:
                 self.socket = self.connect(self.address)
                 self.file = self.socket.makefile("rb")
-            request = f"GET {url[self.origin:]} HTTP/1.1\r\n{self.fields}\r\n"
-            self.socket.sendall(request.encode())
-            body, kept = self.read_response()
+            self.socket.sendall(self.request(url))
+            body, kept = read_response(self.file)
         except ConnectionError:
             self.close()
             if not reused:
@@ -49,63 +58,82 @@ class Upstream:
             self.close()
         return body
 
+    def request(self, url):
+        return (f"GET {url[self.origin:]} HTTP/1.1\r\n"
+                f"{self.fields}\r\n").encode()
+
     def close(self):
         if self.socket:
             self.socket.close()
             self.socket = self.file = None
 
-    def read_response(self):
-        """Return the body, and whether the connection can be used again."""
-        status, fields = self.read_head()
-        while 100 <= status <= 199:
-            status, fields = self.read_head()
-        check_status(status)
-        kept = fields.get(b"connection") != b"close"
-        if fields.get(b"transfer-encoding") == b"chunked":
-            return self.read_chunks(), kept
-        if b"content-length" in fields:
-            return self.read(int(fields[b"content-length"])), kept
-        if status == 204:
-            return b"", kept
-        return self.file.read(MAX_BODY + 1), False
 
-    def read_head(self):
-        version, status = self.read_line().split()[:2]
-        if not version.startswith(b"HTTP/1."):
-            raise ValueError("not HTTP")
-        fields = {}
-        size = 0
-        while (line := self.read_line()) != b"\r\n":
-            name, _, value = line.partition(b":")
-            fields[name.lower()] = value.strip().lower()
-            size += len(line)
-            if size > MAX_HEAD:
-                raise ValueError("header too long")
-        return int(status), fields
+def read_response(file):
+    """Return the body, and whether the connection can be used again."""
+    status, fields = read_head(file)
+    while 100 <= status <= 199:
+        status, fields = read_head(file)
+    check_status(status)
+    kept = fields.get(b"connection") != b"close"
+    if fields.get(b"transfer-encoding") == b"chunked":
+        return read_chunks(file), kept
+    if b"content-length" in fields:
+        return read_bytes(file, int(fields[b"content-length"])), kept
+    if status == 204:
+        return b"", kept
+    return file.read(MAX_BODY + 1), False
 
-    def read_chunks(self):
-        body = b""
-        while size := int(self.read_line().partition(b";")[0], 16):
-            body += self.read(size, MAX_BODY - len(body))
-            if self.read(2) != b"\r\n":
-                raise ValueError("bad chunk")
-        while self.read_line() != b"\r\n":
-            pass  # a trailer
-        return body
 
-    def read_line(self):
-        line = self.file.readline(MAX_HEAD)
-        if not line:
-            raise ConnectionResetError
-        return line
+def read_head(file):
+    version, status = read_line(file).split()[:2]
+    if not version.startswith(b"HTTP/1."):
+        raise ValueError("not HTTP")
+    fields = {}
+    size = 0
+    while (line := read_line(file)) != b"\r\n":
+        name, _, value = line.partition(b":")
+        fields[name.lower()] = value.strip().lower()
+        size += len(line)
+        if size > MAX_HEAD:
+            raise ValueError("header too long")
+    return int(status), fields
 
-    def read(self, size, limit=MAX_BODY):
-        if not 0 <= size <= limit:
-            raise FetchError("upstream body too large")
-        data = self.file.read(size)
-        if len(data) < size:
-            raise ConnectionResetError
-        return data
+
+def read_chunks(file):
+    body = b""
+    while size := int(read_line(file).partition(b";")[0], 16):
+        body += read_bytes(file, size, MAX_BODY - len(body))
+        if read_bytes(file, 2) != b"\r\n":
+            raise ValueError("bad chunk")
+    while read_line(file) != b"\r\n":
+        pass  # a trailer
+    return body
+
+
+def read_line(file):
+    line = file.readline(MAX_HEAD)
+    if not line:
+        raise ConnectionResetError
+    return line
+
+
+def read_bytes(file, size, limit=MAX_BODY):
+    if not 0 <= size <= limit:
+        raise FetchError("upstream body too large")
+    data = file.read(size)
+    if len(data) < size:
+        raise ConnectionResetError
+    return data
+
+
+def reason(problem):
+    """Return the reason that the client gets for a failed fetch."""
+    if isinstance(problem, FetchError):
+        return problem
+    for kind, words in REASONS.items():
+        if isinstance(problem, kind):
+            return words
+    raise problem
 
 
 def answer(line, upstream, options):
@@ -114,17 +142,5 @@ def answer(line, upstream, options):
         return error("line too long")
     try:
         return echo(upstream.fetch(url_for(options.upstream, line)))
-    except FetchError as problem:
-        return error(problem)
-    except TimeoutError:
-        return error("upstream timed out")
-    except ConnectionRefusedError:
-        return error("upstream refused")
-    except gaierror:
-        return error("upstream not found")
-    except ConnectionError:
-        return error("upstream closed early")
-    except ValueError:
-        return error("upstream sent bad HTTP")
-    except OSError:
-        return error("upstream failed")
+    except Exception as problem:
+        return error(reason(problem))
