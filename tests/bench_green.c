@@ -918,6 +918,55 @@ START_TEST(test_once_is_once)
 }
 END_TEST
 
+static mtx_t plain_mutex;
+static cnd_t plain_cond;
+static tss_t plain_key;
+static int whose_turn;
+
+static void *use_c11(void *argument)
+{
+    ck_assert_ptr_null(tss_get(plain_key));
+    ck_assert_int_eq(tss_set(plain_key, argument), thrd_success);
+    ck_assert_int_eq(mtx_lock(&plain_mutex), thrd_success);
+    while (whose_turn != 1)
+        ck_assert_int_eq(cnd_wait(&plain_cond, &plain_mutex), thrd_success);
+    ck_assert_int_eq(thrd_sleep(&(struct timespec){0, 2000000}, NULL), 0);
+    whose_turn = 2;
+    ck_assert_int_eq(cnd_broadcast(&plain_cond), thrd_success);
+    ck_assert_int_eq(mtx_unlock(&plain_mutex), thrd_success);
+    ck_assert_ptr_eq(tss_get(plain_key), argument);
+    return argument;
+}
+
+START_TEST(test_locks_of_c11_switch)
+{
+    struct ticker ticker;
+
+    ck_assert_int_eq(mtx_init(&plain_mutex, mtx_timed), thrd_success);
+    ck_assert_int_eq(cnd_init(&plain_cond), thrd_success);
+    ck_assert_int_eq(tss_create(&plain_key, NULL), thrd_success);
+    ticker_start(&ticker);
+    ck_assert_int_eq(mtx_lock(&plain_mutex), thrd_success);
+    pthread_t thread = spawn(use_c11, &gate);
+    sleep_ms(2);
+    ck_assert_int_eq(mtx_trylock(&plain_mutex), thrd_busy);
+    whose_turn = 1;
+    ck_assert_int_eq(cnd_signal(&plain_cond), thrd_success);
+    while (whose_turn != 2)
+        ck_assert_int_eq(cnd_wait(&plain_cond, &plain_mutex), thrd_success);
+    struct timespec soon = time_in(CLOCK_REALTIME, TIMEOUT_MS);
+    ck_assert_int_eq(mtx_timedlock(&plain_mutex, &soon), thrd_timedout);
+    soon = time_in(CLOCK_REALTIME, TIMEOUT_MS);
+    ck_assert_int_eq(cnd_timedwait(&plain_cond, &plain_mutex, &soon),
+                     thrd_timedout);
+    ck_assert_int_eq(mtx_unlock(&plain_mutex), thrd_success);
+    join(thread);
+    ck_assert_ptr_null(tss_get(plain_key));
+    tss_delete(plain_key);
+    ticker_end(&ticker);
+}
+END_TEST
+
 /*
  * What the C library waits for inside
  */
@@ -2275,6 +2324,7 @@ static Suite *green_suite(void)
     tcase_add_loop_test(tcase, test_the_death_of_an_owner_is_seen, 0, 2);
     tcase_add_test(tcase, test_read_write_locks_time_out);
     tcase_add_loop_test(tcase, test_once_is_once, 0, 2);
+    tcase_add_test(tcase, test_locks_of_c11_switch);
     suite_add_tcase(suite, tcase);
 
     tcase = tcase_create("waits inside the C library");

@@ -31,6 +31,7 @@
  *   waits.c        poll, sleep and the like
  *   signals.c      masks, handlers, and the waits for signals
  *   locks.c        mutexes, condition variables, semaphores, pthread_once
+ *   c11.c          the same for <threads.h>
  *   outside.c      calls that another thread makes: name lookups, waitpid
  *   threads.c      what a coroutine has of a thread
  *
@@ -49,7 +50,7 @@
  *   - a static variable of a C++ function, if its initializer waits and
  *     another coroutine comes there: that stops them for good
  *   - calls that calls.h does not list: sendfile, splice, recvmmsg, open of a
- *     FIFO, mtx_lock, lockf, message queues
+ *     FIFO, lockf, message queues
  * What is not as with threads:
  *   - getaddrinfo, getnameinfo, gethostbyname, waitpid and its like, system,
  *     flock, F_SETLKW, a barrier and joining a thread that is no coroutine
