@@ -33,6 +33,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/select.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
@@ -437,6 +438,28 @@ START_TEST(test_one_that_holds_all_others_up_is_warned_about_once)
 
     ck_assert_int_eq(run_apart(compute, text, sizeof text), 0);
     ck_assert_msg(strncmp(text, "green: one coroutine has run", 28) == 0,
+                  "it says: %s", text);
+    ck_assert_ptr_eq(strchr(text, '\n'), text + strlen(text) - 1);
+}
+END_TEST
+
+static void *send_file(void *argument)
+{
+    int pair[2];
+    FILE *file = tmpfile();
+
+    stream_pair(pair);
+    for (int i = 0; i < 2; i++)
+        (void)!sendfile(pair[0], fileno(file), NULL, 1);
+    return argument;
+}
+
+START_TEST(test_a_call_that_is_not_carried_is_warned_about_once)
+{
+    char text[512];
+
+    ck_assert_int_eq(run_apart(send_file, text, sizeof text), 0);
+    ck_assert_msg(strncmp(text, "green: sendfile on a blocking", 29) == 0,
                   "it says: %s", text);
     ck_assert_ptr_eq(strchr(text, '\n'), text + strlen(text) - 1);
 }
@@ -2304,6 +2327,8 @@ static Suite *green_suite(void)
     tcase_add_test(tcase, test_a_stack_that_overflows_says_so);
     tcase_add_test(tcase,
                    test_one_that_holds_all_others_up_is_warned_about_once);
+    tcase_add_test(tcase,
+                   test_a_call_that_is_not_carried_is_warned_about_once);
     tcase_add_test(tcase, test_a_fault_that_was_sent_kills);
     tcase_add_test(tcase, test_the_child_of_a_fork_goes_on_alone);
     suite_add_tcase(suite, tcase);

@@ -9,6 +9,7 @@
 /* With it, headers would define some of these calls inline. */
 #undef _FORTIFY_SOURCE
 
+#include <fcntl.h>
 #include <netdb.h>
 #include <poll.h>
 #include <pthread.h>
@@ -20,6 +21,7 @@
 #include <sys/epoll.h>
 #include <sys/file.h>
 #include <sys/select.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -132,6 +134,8 @@ typedef void *thread_start(void *);
     X(ssize_t, recv, (int, void *, size_t, int))                              \
     X(ssize_t, recvfrom,                                                      \
       (int, void *, size_t, int, __SOCKADDR_ARG, socklen_t *))                \
+    X(int, recvmmsg,                                                          \
+      (int, struct mmsghdr *, unsigned, int, struct timespec *))              \
     X(ssize_t, recvmsg, (int, struct msghdr *, int))                          \
     X(int, sched_yield, (void))                                               \
     X(int, select, (int, fd_set *, fd_set *, fd_set *, struct timeval *))     \
@@ -141,6 +145,8 @@ typedef void *thread_start(void *);
     X(int, sem_trywait, (sem_t *))                                            \
     X(int, sem_wait, (sem_t *))                                               \
     X(ssize_t, send, (int, const void *, size_t, int))                        \
+    X(ssize_t, sendfile, (int, int, off_t *, size_t))                         \
+    X(ssize_t, sendfile64, (int, int, off64_t *, size_t))                     \
     X(ssize_t, sendmsg, (int, const struct msghdr *, int))                    \
     X(ssize_t, sendto,                                                        \
       (int, const void *, size_t, int, __CONST_SOCKADDR_ARG, socklen_t))      \
@@ -151,6 +157,7 @@ typedef void *thread_start(void *);
       (const sigset_t *, siginfo_t *, const struct timespec *))               \
     X(int, sigwait, (const sigset_t *, int *))                                \
     X(int, socket, (int, int, int))                                           \
+    X(ssize_t, splice, (int, off64_t *, int, off64_t *, size_t, unsigned))    \
     X(int, system, (const char *))                                            \
     X(pid_t, wait4, (pid_t, int *, int, struct rusage *))                     \
     X(int, waitid, (idtype_t, id_t, siginfo_t *, int))                        \

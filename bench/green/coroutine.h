@@ -153,6 +153,7 @@ enum warning {
     WARN_UNWATCHED,
     WARN_CANCEL,
     WARN_JUMP,
+    WARN_BLOCKS,
     WARN_BOUND,
     WARNINGS
 };

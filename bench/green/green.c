@@ -49,8 +49,8 @@
  *   - what a handler of a signal waits for itself
  *   - a static variable of a C++ function, if its initializer waits and
  *     another coroutine comes there: that stops them for good
- *   - calls that calls.h does not list: sendfile, splice, recvmmsg, open of a
- *     FIFO, lockf, message queues
+ *   - sendfile, splice and recvmmsg on what may block; warned about, once
+ *   - calls that calls.h does not list: open of a FIFO, lockf, message queues
  * What is not as with threads:
  *   - getaddrinfo, getnameinfo, gethostbyname, waitpid and its like, system,
  *     flock, F_SETLKW, a barrier and joining a thread that is no coroutine

@@ -502,3 +502,47 @@ EXPORT ssize_t writev(int fd, const struct iovec *vector, int count)
     }
     return (ssize_t)done;
 }
+
+/*
+ * What is not carried
+ */
+
+static void warn_of(const char *call, int fd)
+{
+    if (carried(fd) != NULL)
+        warn_once(
+            WARN_BLOCKS,
+            "%s on a blocking descriptor: while it waits, all coroutines "
+            "do",
+            call);
+}
+
+EXPORT ssize_t sendfile(int to, int from, off_t *offset, size_t size)
+{
+    warn_of("sendfile", to);
+    return plain()->sendfile(to, from, offset, size);
+}
+
+EXPORT ssize_t sendfile64(int to, int from, off64_t *offset, size_t size)
+{
+    warn_of("sendfile", to);
+    return plain()->sendfile64(to, from, offset, size);
+}
+
+EXPORT ssize_t splice(int from, off64_t *from_offset, int to,
+                      off64_t *to_offset, size_t size, unsigned flags)
+{
+    if ((flags & SPLICE_F_NONBLOCK) == 0) {
+        warn_of("splice", from);
+        warn_of("splice", to);
+    }
+    return plain()->splice(from, from_offset, to, to_offset, size, flags);
+}
+
+EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count,
+                    int flags, struct timespec *timeout)
+{
+    if ((flags & MSG_DONTWAIT) == 0)
+        warn_of("recvmmsg", fd);
+    return plain()->recvmmsg(fd, messages, count, flags, timeout);
+}
