@@ -9,8 +9,8 @@ import time
 from .processes import Program
 
 SUITE = os.path.join("build", "tests", "test_protocol")
-# In seconds. A correct server takes up to 10, but one that is slow to start,
-# which the suite has it do 80 times, takes 150 on a busy machine.
+# In seconds. A correct server takes up to 10. One that is slow to start takes
+# longer: --protocol starts it for each test.
 PATIENCE = 400
 MORE_FAILURES = 20  # seconds to run on after the first failure
 TO_END = 30  # seconds for the suite to end what it has started
