@@ -11,6 +11,7 @@ from line_protocol import (MAX_BODY, FetchError, check_status, echo, error,
                            url_for)
 
 MAX_HEAD = 65536
+MOST_INTERIM = 100  # responses before the final one
 
 # The first that fits.
 REASONS = {
@@ -70,9 +71,10 @@ class Upstream:
 
 def read_response(file):
     """Return the body, and whether the connection can be used again."""
-    status, fields = read_head(file)
-    while 100 <= status <= 199:
+    for _ in range(MOST_INTERIM):
         status, fields = read_head(file)
+        if not 100 <= status <= 199:
+            break
     check_status(status)
     kept = fields.get(b"connection") != b"close"
     if fields.get(b"transfer-encoding") == b"chunked":
@@ -88,6 +90,11 @@ def read_head(file):
     version, status = read_line(file).split()[:2]
     if not version.startswith(b"HTTP/1."):
         raise ValueError("not HTTP")
+    return int(status), read_fields(file)
+
+
+def read_fields(file):
+    """Return the fields of a head or of a trailer."""
     fields = {}
     size = 0
     while (line := read_line(file)) != b"\r\n":
@@ -96,7 +103,7 @@ def read_head(file):
         size += len(line)
         if size > MAX_HEAD:
             raise ValueError("header too long")
-    return int(status), fields
+    return fields
 
 
 def read_chunks(file):
@@ -105,8 +112,7 @@ def read_chunks(file):
         body += read_bytes(file, size, MAX_BODY - len(body))
         if read_bytes(file, 2) != b"\r\n":
             raise ValueError("bad chunk")
-    while read_line(file) != b"\r\n":
-        pass  # a trailer
+    read_fields(file)  # a trailer
     return body
 
 

@@ -58,7 +58,7 @@ static bool next_line(struct state_connection *c, struct line *line)
 static void hang_up(struct state_connection *c)
 {
     if (c->upstream != NULL && st_netfd_close(c->upstream) != 0)
-        peer_complain("state_threads: close", errno);
+        peer_complain("state-threads: close", errno);
     c->upstream = NULL;
 }
 
@@ -168,7 +168,7 @@ static void *serve_connection(void *arg)
     }
     free_connection(c);
     if (st_netfd_close(client) != 0)
-        peer_complain("state_threads: close", errno);
+        peer_complain("state-threads: close", errno);
     return NULL;
 }
 
