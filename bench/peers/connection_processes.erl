@@ -204,7 +204,8 @@ escaped(Byte) ->
 
 ask(Request, none, Upstream, Deadline) ->
     #upstream{host = Host, port = Port} = Upstream,
-    case gen_tcp:connect(Host, Port, ?SOCKET, ?TIMEOUT) of
+    Left = max(0, Deadline - now_ms()),
+    case gen_tcp:connect(Host, Port, ?SOCKET, Left) of
         {ok, Socket} -> exchange(Request, Socket, Upstream, Deadline);
         {error, Reason} -> {error, why(Reason), none}
     end;
