@@ -15,6 +15,7 @@ import collections
 import os
 import random
 import re
+import select
 import statistics
 import subprocess
 import tempfile
@@ -30,7 +31,7 @@ RECORD = ["perf", "record", "--quiet", "--all-cpus", "--no-buildid",
 # On one line each: when, whose; then a line per function of its chain.
 SCRIPT = ["perf", "script", "--ns", "--no-inline", "--fields",
           "pid,time,ip,sym,dso"]
-PERF_PATIENCE = 60  # seconds for perf to write its file, or to read it
+PERF_PATIENCE = 60  # seconds for perf to start, to write or read its file
 TRIES = 3  # of a run that went wrong
 
 OWN = "the server's own code"
@@ -242,7 +243,8 @@ class Recorder:
             os.close(answer)
         os.write(self.control, b"enable\n")
         # It answers when each core is being sampled, or it ends.
-        if not os.read(self.answer, 16):
+        if not select.select([self.answer], [], [], PERF_PATIENCE)[0] \
+                or not os.read(self.answer, 16):
             raise Failure(f"perf: {self.program.tail()}")
 
     def stop(self):
