@@ -15,7 +15,8 @@
 #define INDENT "               " /* as wide as a label */
 #define WIDTH 64U                /* of what follows it, in 79 columns */
 #define SHOWN_TEXTS 3            /* asked for too often, or not at all */
-#define CRASH_MS 100             /* for a server that just crashed to end */
+#define SHOWN_TARGET 17U /* bytes of an encoded text, after curl's URL */
+#define CRASH_MS 100     /* for a server that just crashed to end */
 
 /* What a failure is context. */
 static struct {
@@ -162,14 +163,14 @@ static void show_commands(FILE *out)
     size_t len = context.line.data != NULL ? context.line.len : 0;
     if (len > 0 && memchr(context.line.data, '\n', len) != NULL)
         len = strcspn(context.line.data, "\r\n"); /* the first of many */
-    for (size_t i = 0; i < len && used < 24; i++)
+    for (size_t i = 0; i < len && used <= SHOWN_TARGET; i++)
         used += (size_t)snprintf(
             text + used, sizeof text - used,
             isalnum((unsigned char)context.line.data[i]) ? "%c" : "%%%02X",
             (unsigned char)context.line.data[i]);
-    fprintf(out,
-            INDENT "curl -i 'http://127.0.0.1:8081" UPSTREAM_PATH "?text=%s'",
-            used < 24 && context.line.data != NULL ? text : "hello");
+    fprintf(
+        out, INDENT "curl -i 'http://127.0.0.1:8081" UPSTREAM_PATH "?text=%s'",
+        used <= SHOWN_TARGET && context.line.data != NULL ? text : "hello");
 }
 
 /* Adds all that is not the comparison itself. */
