@@ -137,8 +137,8 @@ struct holding {
     long threads;
 };
 
-/* Waits until it has closed the connections of all clients. They must all have
- * closed theirs. */
+/* Waits until it has closed the connections of all clients of this test. They
+ * must all have closed theirs. It listens at 127.0.0.1. */
 void server_closes_all(const struct server_process *s);
 
 /* Returns how many threads of the system a client costs: one, or none where
