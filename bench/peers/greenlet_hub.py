@@ -79,8 +79,9 @@ def serve_connection(client, options):
             for line in read_lines(file):
                 me.deadline = time.monotonic() + TIMEOUT
                 reply = answer(line, upstream, options)
-                me.deadline = NEVER
+                me.deadline = time.monotonic() + TIMEOUT
                 client.sendall(reply)
+                me.deadline = NEVER
     except OSError:
         pass  # the client has gone
     finally:
