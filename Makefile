@@ -3,6 +3,8 @@
 # make            threadecho, and the upstream that it is tried with
 # make check      the test suites; make asan, make tsan: under sanitizers;
 #                 make coverage: with a table of what they have run
+# make prove      each way to make the server fall over, tried, for hours;
+#                 make prove-churn: one part, see docs/reliability.md
 # make lint       format, clang-tidy, cppcheck, shellcheck, the manual; and
 #                 make lint-python, lint-go, lint-rust, lint-erlang,
 #                 lint-javascript
@@ -243,17 +245,26 @@ coverage:
 		CFLAGS='-O0 -g --coverage -fprofile-update=atomic -D_exit=exit' \
 		check; status=$$?; tests/coverage $(COVERAGE) && exit $$status
 
+# Each way to make the server fall over, tried: all, or one part of it. The
+# programs of these parts are in tests/proof.
+PARTS = torture races fuzz churn soak overload coverage hardening mutations
+.PHONY: prove $(addprefix prove-,$(PARTS))
+prove:
+	tests/prove
+$(addprefix prove-,$(PARTS)): prove-%:
+	tests/prove $*
+
 # Everything that is read rather than run.
 
 SOURCES = $(wildcard *.c lib/*.c bench/*.c bench/green/*.c bench/peers/*.c \
-	tests/*.c)
+	tests/*.c tests/proof/*.c)
 HEADERS = $(wildcard *.h lib/*.h bench/*.h bench/green/*.h bench/peers/*.h \
-	tests/*.h)
+	tests/*.h tests/proof/*.h)
 SCRIPTS = $(shell grep -slE '^.!.*sh$$' scripts/* bench/* bench/peers/* \
-	tests/* .ci/*)
+	tests/* tests/proof/* .ci/*)
 PYTHON_MODULES = $(wildcard bench/*.py bench/kit/*.py bench/peers/*.py)
 PYTHON_SCRIPTS = $(filter-out %.py,$(shell grep -slE '^.!.*python3$$' \
-	scripts/* bench/* tests/* .ci/*))
+	scripts/* bench/* tests/* tests/proof/* .ci/*))
 GO = $(wildcard bench/peers/*.go)
 RUST_SOURCES = $(wildcard bench/peers/*.rs)
 ERLANG = $(wildcard bench/peers/*.erl)
