@@ -254,6 +254,13 @@ prove:
 $(addprefix prove-,$(PARTS)): prove-%:
 	tests/prove $*
 
+# Fuzz targets, which tests/proof/fuzz builds: libFuzzer is a part of clang.
+FUZZERS = $(patsubst tests/proof/%.c,$(BUILD)/proof/%,$(wildcard \
+	tests/proof/fuzz_*.c))
+$(FUZZERS): $(BUILD)/proof/%: $(BUILD)/tests/proof/%.o $(BUILD)/fetch.o $(LIB)
+	@mkdir -p $(@D)
+	$(LINK) $(call pkg,--libs,libcurl libssl)
+
 # Everything that is read rather than run.
 
 SOURCES = $(wildcard *.c lib/*.c bench/*.c bench/green/*.c bench/peers/*.c \
