@@ -6,6 +6,7 @@
 #include "log.h"
 #include "clock.h"
 
+#include <ctype.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -44,6 +45,9 @@ void log_line(const char *format, ...)
     len = n < 0 ? len : len + (size_t)n;
     if (len > most)
         len = most;
+    for (size_t i = 0; i < len; i++)
+        if (iscntrl((unsigned char)text[i])) /* in the C locale */
+            text[i] = '?';
     text[len++] = '\n';
     if (poll(&log, 1, WAIT_MS) > 0 && write(log.fd, text, len) < 0)
         return; /* dropped: there is nowhere to report it */

@@ -15,9 +15,10 @@ void log_open(void);
 
 /*
  * Writes "threadecho: ", the text and an LF to stderr in one write, cut to
- * 2,048 bytes. Waits 100 ms at most for room in a pipe; the line is dropped if
- * stderr is full, closed or fails, because logging must not stall a
- * connection. Any thread may call it.
+ * 2,048 bytes. A control byte in the text becomes '?': a line break in what a
+ * message repeats must not forge another line. Waits 100 ms at most for room
+ * in a pipe; the line is dropped if stderr is full, closed or fails, because
+ * logging must not stall a connection. Any thread may call it.
  */
 __attribute__((format(printf, 1, 2))) void log_line(const char *format, ...);
 

@@ -8,7 +8,6 @@
 #include "log.h"
 #include "values.h"
 
-#include <ctype.h>
 #include <getopt.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -82,10 +81,6 @@ const char *hide_password(const char *text, char *copy, size_t size)
         snprintf(copy, size, "%s", text);
     else
         snprintf(copy, size, "%.*s***%s", (int)scheme, text, at);
-    /* A line break would forge a line of the log. */
-    for (char *byte = copy; *byte != '\0'; byte++)
-        if (iscntrl((unsigned char)*byte))
-            *byte = '?';
     return copy;
 }
 

@@ -348,6 +348,11 @@ static const struct {
     {{"-ez"}, "invalid option -- 'z'"},
     {{"-xhttp://secret:secret@h/"}, "invalid option -- 'x'"},
     {{"-:"}, "invalid option -- ':'"},
+    /* A line break must not forge a line of the log. */
+    {{"-\n"}, "invalid option -- '?'"},
+    {{"--no\nnsense"}, "unrecognized or ambiguous option '--no?nsense'"},
+    {{"more\r\n\x1b[2Jless"}, "unexpected argument 'more???[2Jless'"},
+    {{"secret@a\nb"}, "unexpected argument '***@a?b'"},
     {{"--listen"}, "option '--listen' requires an argument"},
     {{"--max-line"}, "option '--max-line' requires an argument"},
     {{"-u"}, "option requires an argument -- 'u'"},

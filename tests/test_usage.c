@@ -154,6 +154,9 @@ static const struct {
     {"--listen 192.0.2.1:80", 1, "192.0.2.1:80", ""},
     {"--listen 127.0.0.1:0 --cacert /no/such/file", 1, "--cacert",
      "/no/such/file"},
+    /* A line break must not forge a line of the log. */
+    {"--listen 127.0.0.1:0 --cacert '/no\nfile'", 1, "--cacert", "/no?file"},
+    {"--listen 'no\nhost:80'", 1, "no?host:80", ""},
 };
 
 START_TEST(test_refusal_names_its_reason)
