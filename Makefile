@@ -29,8 +29,15 @@ PROGRAM = threadecho
 WARNINGS = -Wall -Wextra -Wpedantic -Wshadow -Wstrict-prototypes \
 	-Wmissing-prototypes
 REQUIRED = -std=c11 -D_POSIX_C_SOURCE=200809L -pthread $(WARNINGS) -MMD -MP
-COMPILE = $(CC) $(CPPFLAGS) $(CFLAGS) $(REQUIRED)
-LINK = $(CC) $(CFLAGS) $(LDFLAGS) -pthread -o $@ $^
+
+# What makes a bug that was missed harder to exploit; make HARDENING= leaves it
+# out. Your flags come later, so they win.
+HARDENING = -fPIE -fstack-protector-strong -fstack-clash-protection \
+	-include lib/fortify.h
+HARDENED = -pie -Wl,-z,relro,-z,now,-z,noexecstack
+
+COMPILE = $(CC) $(HARDENING) $(CPPFLAGS) $(CFLAGS) $(REQUIRED)
+LINK = $(CC) $(if $(HARDENING),$(HARDENED)) $(CFLAGS) $(LDFLAGS) -pthread -o $@ $^
 
 # $(call quoted,WORD): one word to the shell, whatever is in it.
 quoted = '$(subst ','\'',$(1))'
@@ -55,6 +62,7 @@ compiler := $(shell $(CC) --version 2>/dev/null | head -n 1)
 define flags_text =
 $(compiler)
 CC=$(CC)
+HARDENING=$(HARDENING) $(HARDENED)
 CPPFLAGS=$(CPPFLAGS)
 CFLAGS=$(CFLAGS)
 LDFLAGS=$(LDFLAGS)
@@ -127,6 +135,7 @@ $(BUILD)/pool: $(addprefix $(BUILD)/bench/,pool.o arguments.o) $(LIB)
 GREEN_OBJECTS = $(patsubst %.c,$(BUILD)/%.o,$(wildcard bench/green/*.c))
 $(GREEN_OBJECTS): private REQUIRED += -fPIC -fvisibility=hidden \
 	-ftls-model=initial-exec
+$(BUILD)/green.so: private HARDENED := $(filter-out -pie,$(HARDENED))
 $(BUILD)/green.so: $(GREEN_OBJECTS)
 	$(LINK) -shared -ldl
 
