@@ -10,11 +10,13 @@
 #                 lint-javascript
 # make demo       build, and show a conversation
 # make bench      the programs of the measuring kit
-# make install    the program and its manual, under DESTDIR and prefix
+# make install    the program, its manual and a unit for systemd, under DESTDIR
+#                 and prefix
 
 prefix = /usr/local
 bindir = $(prefix)/bin
 man1dir = $(prefix)/share/man/man1
+unitdir = $(prefix)/lib/systemd/system
 INSTALL = install
 PKG_CONFIG = pkg-config
 
@@ -351,14 +353,22 @@ demo:
 
 installed_bin = $(call quoted,$(DESTDIR)$(bindir))
 installed_man1 = $(call quoted,$(DESTDIR)$(man1dir))
+installed_unit = $(call quoted,$(DESTDIR)$(unitdir))
+
+# The unit names the program where it will be, in quotes.
+unit_start = ExecStart="$(subst %,%%,$(bindir))/threadecho"
 
 .PHONY: install uninstall
 install: $(PROGRAM)
-	$(INSTALL) -d $(installed_bin) $(installed_man1)
+	$(INSTALL) -d $(installed_bin) $(installed_man1) $(installed_unit)
 	$(INSTALL) $(PROGRAM) $(installed_bin)/threadecho
 	$(INSTALL) -m 644 docs/threadecho.1 $(installed_man1)/threadecho.1
+	$(INSTALL) -m 644 scripts/threadecho.service $(installed_unit)
+	sed -i $(call quoted,s|^ExecStart=[^ ]*|$(unit_start)|) \
+		$(installed_unit)/threadecho.service
 uninstall:
-	rm -f $(installed_bin)/threadecho $(installed_man1)/threadecho.1
+	rm -f $(installed_bin)/threadecho $(installed_man1)/threadecho.1 \
+		$(installed_unit)/threadecho.service
 
 .PHONY: clean
 clean:
