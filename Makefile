@@ -39,7 +39,8 @@ HARDENING = -fPIE -fstack-protector-strong -fstack-clash-protection \
 HARDENED = -pie -Wl,-z,relro,-z,now,-z,noexecstack
 
 COMPILE = $(CC) $(HARDENING) $(CPPFLAGS) $(CFLAGS) $(REQUIRED)
-LINK = $(CC) $(if $(HARDENING),$(HARDENED)) $(CFLAGS) $(LDFLAGS) -pthread -o $@ $^
+LINK = $(CC) $(if $(HARDENING),$(HARDENED)) $(CFLAGS) $(LDFLAGS) -pthread \
+	-o $@ $^
 
 # $(call quoted,WORD): one word to the shell, whatever is in it.
 quoted = '$(subst ','\'',$(1))'
@@ -271,6 +272,11 @@ FUZZERS = $(patsubst tests/proof/%.c,$(BUILD)/proof/%,$(wildcard \
 $(FUZZERS): $(BUILD)/proof/%: $(BUILD)/tests/proof/%.o $(BUILD)/fetch.o $(LIB)
 	@mkdir -p $(@D)
 	$(LINK) $(call pkg,--libs,libcurl libssl)
+
+# Runs the server under the limits of scripts/threadecho.service.
+$(BUILD)/proof/filtered: $(BUILD)/tests/proof/filtered.o
+	@mkdir -p $(@D)
+	$(LINK) $(call pkg,--libs,libseccomp,check)
 
 # Everything that is read rather than run.
 
