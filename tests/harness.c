@@ -132,6 +132,10 @@ int run_suite(Suite *suite)
     sigset_t before;
     int failed;
 
+    /* A server must not inherit that the caller ignores one, as nohup does. */
+    signal(SIGHUP, SIG_DFL);
+    signal(SIGINT, SIG_DFL);
+    signal(SIGTERM, SIG_DFL);
     descendants_adopt();
     if (mode != NULL && strcmp(mode, "no") == 0) {
         failed = count_failures(runner); /* for a debugger: in one process */
