@@ -6,6 +6,7 @@
 #include "response.h"
 
 #include <ctype.h>
+#include <limits.h>
 #include <string.h>
 #include <strings.h>
 
@@ -65,7 +66,7 @@ static enum reason take_length(struct response *response, const char *value,
             at++;
         for (; at < len && value[at] >= '0' && value[at] <= '9'; at++) {
             digits++;
-            if (number <= (long long)response->max_body) /* or too large */
+            if (number <= (LLONG_MAX - 9) / 10) /* else too large anyway */
                 number = number * 10 + (value[at] - '0');
         }
         while (at < len && strchr(BLANKS, value[at]) != NULL)

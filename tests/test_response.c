@@ -568,6 +568,12 @@ START_TEST(test_lengths_in_two_fields_are_equal)
     expect(BAD, "", OK "Content-Length: 3\r\nContent-Length: x\r\n\r\nabc");
     expect(BAD, "", OK "Content-Length: 3\r\nContent-Length:\r\n\r\nabc");
     expect(BAD, "", OK "Content-Length: 0\r\nContent-Length: 3\r\n\r\nabc");
+    /* Also where both are over the limit, and the body ends in another way. */
+    expect(BAD, "", OK "Content-Length: 2000, 2001\r\n\r\nabc");
+    expect(BAD, "", "HTTP/1.1 204 x\r\nContent-Length: 2000, 2001\r\n\r\n");
+    expect(BAD, "",
+           OK "Content-Length: 2000, 2001\r\n"
+              "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n");
 }
 END_TEST
 
