@@ -50,6 +50,33 @@ static long long read_number(const char *path)
     return end == text ? -1 : value; /* it may say "max" */
 }
 
+/* Returns the lowest limit of threads of the control group that this process
+ * is in and of those around it, as systemd sets them, or -1 without one. */
+static long long read_pids_max(void)
+{
+    char line[1024];
+    char group[sizeof line] = "";
+    char path[sizeof group + 32];
+    long long lowest = -1;
+    FILE *file = fopen("/proc/self/cgroup", "re");
+
+    while (file != NULL && group[0] == '\0' &&
+           fgets(line, sizeof line, file) != NULL)
+        (void)sscanf(line, "0::%1023[^\n]", group); /* no other line matches */
+    if (file != NULL)
+        fclose(file);
+    for (;;) {
+        snprintf(path, sizeof path, "/sys/fs/cgroup%s/pids.max", group);
+        long long value = read_number(path);
+        if (value >= 0 && (lowest < 0 || value < lowest))
+            lowest = value;
+        char *slash = strrchr(group, '/');
+        if (slash == NULL)
+            return lowest;
+        *slash = '\0';
+    }
+}
+
 /* Finds the limit that leaves room for the fewest threads. */
 static struct thread_limit tightest_thread_limit(long stack_kib)
 {
@@ -74,8 +101,8 @@ static struct thread_limit tightest_thread_limit(long stack_kib)
          read_number("/proc/sys/kernel/pid_max"), 0, 1},
         {"kernel.threads-max", "sysctl -w kernel.threads-max=N",
          read_number("/proc/sys/kernel/threads-max"), 0, 1},
-        {"pids.max of the control group", "its manager",
-         read_number("/sys/fs/cgroup/pids.max"), 0, 1},
+        {"pids.max of the control group", "its manager", read_pids_max(), 0,
+         1},
         {"the limit of address space", "ulimit -v", (long long)memory.rlim_cur,
          0, stack_kib * 1024},
         {"the limit of processes", "ulimit -u", (long long)processes.rlim_cur,

@@ -590,6 +590,45 @@ START_TEST(test_limit_of_threads_is_named_and_kept)
 }
 END_TEST
 
+/* As systemd has it: the limit is not at the root of the control groups, but
+ * where the service is, or around that. */
+static const struct {
+    const char *group; /* a line of /proc/self/cgroup */
+    const char *own;
+    const char *around;
+} groups[] = {
+    {"0::/a.slice/b.service", "50", "60"},
+    {"0::/a.slice/b.service", "60", "50"},
+    {"0::/a.slice/b.service", "max", "50"},
+    {"0::/a.slice", "1", "50"},
+};
+
+START_TEST(test_limit_of_threads_of_a_control_group_is_kept)
+{
+    struct command *run =
+        command_run("unshare --mount mount -t tmpfs none /sys/fs/cgroup");
+    int status = run->status;
+
+    command_free(run);
+    if (status != 0) {
+        tell_skipped("no control groups can be feigned");
+        return;
+    }
+    struct server_process *s = server_start(
+        NULL,
+        "unshare --mount sh -c 'mount -t tmpfs none /sys/fs/cgroup && "
+        "mkdir -p /sys/fs/cgroup/a.slice/b.service && "
+        "echo %s >/sys/fs/cgroup/a.slice/b.service/pids.max && "
+        "echo %s >/sys/fs/cgroup/a.slice/pids.max && "
+        "echo %s >/sys/fs/cgroup/group && "
+        "mount --bind /sys/fs/cgroup/group /proc/$$/cgroup && "
+        "exec %s --echo --listen 127.0.0.1:0'",
+        groups[_i].own, groups[_i].around, groups[_i].group, threadecho());
+    ck_assert_int_eq(server_logged(s, "at most 50 connections"), 1);
+    stop_drained(s);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("limits");
@@ -618,5 +657,8 @@ int main(void)
     tcase_add_loop_test(start, test_limits_that_are_too_high_are_warned_of, 0,
                         sizeof warnings / sizeof warnings[0]);
     tcase_add_test(start, test_limit_of_threads_is_named_and_kept);
+    tcase_add_loop_test(start,
+                        test_limit_of_threads_of_a_control_group_is_kept, 0,
+                        sizeof groups / sizeof groups[0]);
     return run_suite(suite) == 0 ? 0 : 1;
 }
