@@ -16,6 +16,7 @@
 #include "../../lib/options.h"
 #include "../../lib/values.h"
 
+#include <inttypes.h>
 #include <poll.h>
 #include <stdbool.h>
 #include <string.h>
@@ -181,14 +182,32 @@ static void check_number(const struct number *row, const char *text,
     REQUIRE(value >= row->min && value <= row->max);
 }
 
+/* Writes an end of the row's range, or the number before or after it. */
+static void write_end(const struct number *row, unsigned which,
+                      char text[MOST_TEXT])
+{
+    uint64_t number = (which % 2 == 0 ? row->min : row->max) + which / 2 % 3;
+
+    number -= number > 0; /* there is none before 0 */
+    if (row->is_time)
+        snprintf(text, MOST_TEXT, "%" PRIu64 ".%03" PRIu64, number / 1000,
+                 number % 1000);
+    else
+        snprintf(text, MOST_TEXT, "%" PRIu64, number);
+}
+
 static void try_number(struct input input)
 {
     const struct number *row = &numbers[take_byte(&input) % NUMBERS];
-    bool apart = take_byte(&input) % 2 == 0;
+    unsigned how = take_byte(&input);
+    bool apart = how % 2 == 0;
     char text[MOST_TEXT], word[MOST_TEXT + 32], program[] = "threadecho";
     struct options options;
 
-    take_text(&input, text);
+    if (how % 4 < 2)
+        take_text(&input, text);
+    else
+        write_end(row, how / 4, text);
     snprintf(word, sizeof word, apart ? "%s" : "%s=%s", row->name, text);
     char *argv[] = {program, word, apart ? text : NULL, NULL};
     bool taken = parse_options(apart ? 3 : 2, argv, &options);
@@ -202,9 +221,13 @@ static void try_range(struct input input)
     uint64_t ends[2] = {0}, value = 0xdead, number = 0;
     char text[MOST_TEXT];
 
-    for (int i = 0; i < 2; i++)
-        for (unsigned bytes = take_byte(&input) % 9; bytes > 0; bytes--)
+    for (int i = 0; i < 2; i++) {
+        unsigned bytes = take_byte(&input) % 10;
+        for (unsigned byte = 0; byte < bytes && bytes < 9; byte++)
             ends[i] = ends[i] << 8 | take_byte(&input);
+        if (bytes == 9)
+            ends[i] = UINT64_MAX;
+    }
     take_text(&input, text);
     bool taken = parse_whole(text, ends[0], ends[1], &value);
     REQUIRE(taken == (read_whole(text, &number) && number >= ends[0] &&
@@ -252,9 +275,11 @@ static bool check_address(const char *text)
 
 static void try_address(struct input input)
 {
-    char text[MOST_TEXT];
+    char text[256 + MOST_TEXT];
+    size_t more = take_byte(&input); /* or the host would never be too long */
 
-    take_text(&input, text);
+    memset(text, 'a', more);
+    take_text(&input, text + more);
     REQUIRE(check_address(text) == read_address(text));
 }
 
