@@ -16,6 +16,8 @@
 static atomic_long successes_left = NONE_FAILS;
 static atomic_bool failed;
 
+static atomic_long held;
+
 void allocation_fails_after(long successes)
 {
     atomic_store(&failed, false);
@@ -37,22 +39,44 @@ static bool allocation_fails(void)
     return true;
 }
 
+/* Counts a new block, if it is one. Returns it. */
+static void *hold(void *data)
+{
+    if (data != NULL)
+        atomic_fetch_add(&held, 1);
+    return data;
+}
+
 void *failing_malloc(size_t size)
 {
-    return allocation_fails() ? NULL : malloc(size);
+    return allocation_fails() ? NULL : hold(malloc(size));
 }
 
 void *failing_calloc(size_t count, size_t size)
 {
-    return allocation_fails() ? NULL : calloc(count, size);
+    return allocation_fails() ? NULL : hold(calloc(count, size));
 }
 
 void *failing_realloc(void *data, size_t size)
 {
-    return allocation_fails() ? NULL : realloc(data, size);
+    if (allocation_fails())
+        return NULL;
+    return data != NULL ? realloc(data, size) : hold(malloc(size));
 }
 
 char *failing_strdup(const char *text)
 {
-    return allocation_fails() ? NULL : strdup(text);
+    return allocation_fails() ? NULL : hold(strdup(text));
+}
+
+void counted_free(void *data)
+{
+    if (data != NULL)
+        atomic_fetch_sub(&held, 1);
+    free(data);
+}
+
+long allocations_held(void)
+{
+    return atomic_load(&held);
 }

@@ -25,4 +25,11 @@ void *failing_calloc(size_t count, size_t size);
 void *failing_realloc(void *data, size_t size);
 char *failing_strdup(const char *text);
 
+/* Frees what one of them returned. */
+void counted_free(void *data);
+
+/* Returns how many of their blocks are not freed. It means something where all
+ * of them are freed by counted_free. */
+long allocations_held(void);
+
 #endif

@@ -14,9 +14,11 @@
 
 #define malloc failing_malloc
 #define calloc failing_calloc
+#define free counted_free
 #include "../lib/connections.c"
 #include "../lib/lines.c"
 #include "../lib/reply.c"
+#undef free
 #undef calloc
 #undef malloc
 
@@ -88,8 +90,10 @@ START_TEST(test_connection_is_made_whole_or_not_at_all)
 {
     struct connection *connection = NULL;
     int needed = -1;
+    long held = allocations_held();
 
     for (long n = 0; connection == NULL; n++) {
+        ck_assert_int_eq(allocations_held(), held);
         allocation_fails_after(n);
         connection = connection_create(pairs[0].fd, 64, 0, 0);
         ck_assert_int_eq(allocation_failed(), connection == NULL);
@@ -100,6 +104,7 @@ START_TEST(test_connection_is_made_whole_or_not_at_all)
     ck_assert_uint_eq(connection->handle, 0);
     ck_assert_uint_eq(connection->lines, 0);
     connection_free(connection);
+    ck_assert_int_eq(allocations_held(), held);
 }
 END_TEST
 
@@ -160,6 +165,75 @@ START_TEST(test_drain_of_none_is_done_at_once)
 }
 END_TEST
 
+/*
+ * Many threads
+ */
+
+/* What changes the list, or reads what is guarded along with it. */
+static void add(void)
+{
+    connections_add(&all, opened[1]);
+}
+
+static void remove_one(void)
+{
+    connections_remove(&all, opened[0]);
+}
+
+static void undo(void)
+{
+    connections_undo(&all, opened[0]);
+}
+
+static void ask_full(void)
+{
+    ck_assert(!connections_full(&all));
+}
+
+static void ask_peak(void)
+{
+    ck_assert_int_ge(connections_peak(&all), 1);
+}
+
+static void drain(void)
+{
+    ck_assert_int_ge(connections_drain(&all, 0), 1);
+}
+
+static void (*const guarded[])(void) = {add,      remove_one, undo,
+                                        ask_full, ask_peak,   drain};
+
+static atomic_bool call_done;
+
+static void *guarded_thread(void *arg)
+{
+    void (*const *call)(void) = arg;
+
+    (*call)();
+    atomic_store(&call_done, true);
+    return NULL;
+}
+
+/* While somebody else holds the lock, each waits; and leaves it free. */
+START_TEST(test_list_is_guarded_by_its_lock)
+{
+    void (*call)(void) = guarded[_i];
+    pthread_t thread;
+
+    connections_add(&all, opened[0]);
+    pthread_mutex_lock(&all.mutex);
+    ck_assert_int_eq(pthread_create(&thread, NULL, guarded_thread, &call), 0);
+    let_pass(SHORT_MS); /* in which it would be done */
+    bool went_on = atomic_load(&call_done);
+    ck_assert(!went_on);
+    ck_assert_int_eq(all.count, 1);
+    pthread_mutex_unlock(&all.mutex);
+    ck_assert_int_eq(pthread_join(thread, NULL), 0);
+    ck_assert_int_eq(pthread_mutex_trylock(&all.mutex), 0);
+    pthread_mutex_unlock(&all.mutex);
+}
+END_TEST
+
 static void *waiting_thread(void *arg)
 {
     sem_wait(arg);
@@ -202,6 +276,8 @@ static Suite *connections_suite(void)
                    test_drain_ends_all_after_what_their_clients_have_sent);
     tcase_add_test(tests, test_drain_waits_no_longer_than_it_may);
     tcase_add_test(tests, test_drain_of_none_is_done_at_once);
+    tcase_add_loop_test(tests, test_list_is_guarded_by_its_lock, 0,
+                        sizeof guarded / sizeof guarded[0]);
     tcase_add_test(tests, test_threads_are_awaited_until_one_is_left);
     suite_add_tcase(suite, tests);
     return suite;

@@ -18,19 +18,26 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+#define malloc failing_malloc
 #define realloc failing_realloc
 #define calloc failing_calloc
+#define strdup failing_strdup
+#define free counted_free
 #include "../fetch.c"
 #include "../lib/reply.c"
 #include "../lib/slots.c"
+#undef free
+#undef strdup
 #undef calloc
 #undef realloc
+#undef malloc
 
 #include <arpa/inet.h>
 #include <dlfcn.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -94,6 +101,30 @@ int connect(int fd, __CONST_SOCKADDR_ARG address, socklen_t len)
     memcpy(&next, &symbol, sizeof next);
     errno = atomic_load(&connect_error);
     return errno != 0 ? -1 : next(fd, address, len);
+}
+
+/* Calls of this thread, libcurl's among them. */
+static _Thread_local long recv_calls, sigaction_calls;
+
+ssize_t recv(int fd, void *data, size_t size, int flags)
+{
+    ssize_t (*next)(int, void *, size_t, int);
+    void *symbol = dlsym(RTLD_NEXT, "recv");
+
+    memcpy(&next, &symbol, sizeof next);
+    recv_calls++;
+    return next(fd, data, size, flags);
+}
+
+int sigaction(int number, const struct sigaction *action,
+              struct sigaction *before_it)
+{
+    int (*next)(int, const struct sigaction *, struct sigaction *);
+    void *symbol = dlsym(RTLD_NEXT, "sigaction");
+
+    memcpy(&next, &symbol, sizeof next);
+    sigaction_calls++;
+    return next(number, action, before_it);
 }
 
 /* The log: the last line, and how many there were. */
@@ -358,6 +389,7 @@ static void tear_down(void)
     }
     ck_assert_int_eq(now.threads, before.threads);
     ck_assert_int_eq(now.descriptors, before.descriptors);
+    ck_assert_int_eq(allocations_held(), 0); /* of ours and of libcurl */
 }
 
 static struct fetcher *open_url(const char *url)
@@ -408,7 +440,7 @@ static void expect_bytes(struct fetcher *fetcher, const char *text, size_t len,
     ck_assert_uint_eq(buffer.len - 4, body_len);
     if (body_len > 0)
         ck_assert_mem_eq(buffer.data + 4, body, body_len);
-    free(buffer.data);
+    counted_free(buffer.data);
 }
 
 static void expect(struct fetcher *fetcher, const char *text,
@@ -751,7 +783,7 @@ START_TEST(test_fetch_leaves_an_empty_buffer_empty_when_it_fails)
     ck_assert_int_eq(fetch(fetcher, &handle, "", 0, &buffer, &http_status),
                      REASON_NONE);
     ck_assert_uint_eq(buffer.len, 0);
-    free(buffer.data);
+    counted_free(buffer.data);
     fetcher_destroy(fetcher);
 }
 END_TEST
@@ -869,7 +901,7 @@ START_TEST(test_fetch_keeps_the_path_and_the_query_of_the_url)
     /* An answer that is not asked for packed arrives as it is. */
     ck_assert_ptr_null(strcasestr(head, "accept-encoding"));
     free(head);
-    free(buffer.data);
+    counted_free(buffer.data);
     fetcher_destroy(fetcher);
 }
 END_TEST
@@ -1023,7 +1055,7 @@ START_TEST(test_bomb_is_not_unpacked)
     expect(fetcher, "x", REASON_BAD_HTTP, 200, "");
     fetcher_destroy(fetcher);
     upstream_stop(&upstream);
-    free(answer.data);
+    counted_free(answer.data);
     free(packed);
 }
 END_TEST
@@ -1048,7 +1080,7 @@ START_TEST(test_flood_leaves_memory_bounded)
     /* Twice the body, and as much again for whoever allocates. */
     if (!server_sanitized(&s))
         ck_assert_int_le(server_status(&s, "VmHWM") - peak, 4096);
-    free(buffer.data);
+    counted_free(buffer.data);
     fetcher_destroy(fetcher);
 }
 END_TEST
@@ -1067,6 +1099,42 @@ START_TEST(test_connection_is_kept_and_used_again)
     expect(fetcher, "/status/404", REASON_RETURNED, 404, "");
     expect(fetcher, "hi", REASON_NONE, 200, "hi");
     ck_assert_uint_eq(rogue_counts(rogue).connections, 1);
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+/* One look at the connection, and one for the response. To change what a
+ * signal does, the kernel would stop all threads. */
+START_TEST(test_warm_fetch_makes_few_calls)
+{
+    struct fetcher *fetcher = open_path("/text");
+
+    for (int i = 0; i < 10; i++) {
+        recv_calls = sigaction_calls = 0;
+        expect(fetcher, "hi", REASON_NONE, 200, "hi");
+        ck_assert_int_eq(sigaction_calls, 0);
+        if (i > 0)
+            ck_assert_int_le(recv_calls, 3); /* it may come in two pieces */
+    }
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+START_TEST(test_large_bodies_are_read_in_large_pieces)
+{
+    enum { SIZE = 200000 };
+    struct fetcher *fetcher = open_path("/text");
+    static char body[SIZE + 1];
+
+    memset(body, 'x', SIZE);
+    for (int i = 0; i < 3; i++) {
+        expect(fetcher, "/size/200000", REASON_NONE, 200, body);
+        recv_calls = 0; /* after the first, all others */
+        expect(fetcher, "/size/200000", REASON_NONE, 200, body);
+        ck_assert_int_lt(recv_calls, SIZE / 4096);
+        /* The next one is on another connection. */
+        expect(fetcher, "/huge-chunked", REASON_TOO_LARGE, 200, "");
+    }
     fetcher_destroy(fetcher);
 }
 END_TEST
@@ -1476,7 +1544,7 @@ static void *job_thread(void *arg)
         if (reason != REASON_NONE || body.len != strlen(job->text) ||
             memcmp(body.data, job->text, body.len) != 0)
             atomic_fetch_add(job->failed, 1);
-        free(body.data);
+        counted_free(body.data);
     }
     return NULL;
 }
@@ -1587,7 +1655,7 @@ START_TEST(test_lonely_thread_keeps_to_one_connection)
                 fetch(fetcher, &handle, "hi", 2, &body, &http_status),
                 REASON_NONE);
             ck_assert_uint_eq(handle, first);
-            free(body.data);
+            counted_free(body.data);
         }
     }
     ck_assert_uint_eq(rogue_counts(rogue).connections, connections);
@@ -1611,7 +1679,7 @@ START_TEST(test_each_allocation_may_fail)
     bool failed = true;
 
     ck_assert_int_eq(curl_global_init_mem(CURL_GLOBAL_DEFAULT, failing_malloc,
-                                          free, failing_realloc,
+                                          counted_free, failing_realloc,
                                           failing_strdup, failing_calloc),
                      CURLE_OK);
     for (long n = 0; failed; n++) {
@@ -1651,7 +1719,7 @@ START_TEST(test_each_allocation_may_fail)
             if (fetcher != NULL)
                 expect(fetcher, "next", REASON_NONE, 200, "next");
             fetcher_destroy(fetcher);
-            free(body.data);
+            counted_free(body.data);
         }
     }
     curl_global_cleanup();
@@ -1720,6 +1788,8 @@ static void add_connections(Suite *suite)
 {
     TCase *tests = make_tests(suite, "connections");
     tcase_add_test(tests, test_connection_is_kept_and_used_again);
+    tcase_add_test(tests, test_warm_fetch_makes_few_calls);
+    tcase_add_test(tests, test_large_bodies_are_read_in_large_pieces);
     tcase_add_test(tests, test_connection_is_new_each_time_without_keepalive);
     tcase_add_loop_test(tests, test_stale_connection_is_replaced_however_often,
                         0, 4);
