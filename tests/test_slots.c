@@ -8,11 +8,54 @@
 #include "allocations.h"
 #include "harness.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
 #include <stdlib.h>
 
+enum { STEPS = 3 }; /* of an acquisition that has to wait: reads */
+
+/* Each of them comes here, and the chosen one releases a slot. */
+static void *releasing_thread(void *arg);
+static _Thread_local int steps_left = -1;
+static void *released_at_step;
+static pthread_t releasing;
+static atomic_bool released, acquired;
+
+static void step(void)
+{
+    if (steps_left-- != 0)
+        return;
+    ck_assert_int_eq(
+        pthread_create(&releasing, NULL, releasing_thread, released_at_step),
+        0);
+    /* It may be waiting for the lock, which this thread may hold. */
+    for (int ms = 0; ms < 200 && !atomic_load(&released); ms++)
+        let_pass(1);
+}
+
+static unsigned read_count(const atomic_uint *count)
+{
+    unsigned value = atomic_load(count);
+    step();
+    return value;
+}
+
+static uint64_t read_word(const _Atomic(uint64_t) *word)
+{
+    uint64_t value = atomic_load(word);
+    step();
+    return value;
+}
+
+#pragma push_macro("atomic_load")
+#undef atomic_load
+#define atomic_load(object)                                                   \
+    _Generic((object), atomic_uint * : read_count, default : read_word)(object)
 #define calloc failing_calloc
 #include "../lib/slots.c"
 #undef calloc
+#pragma pop_macro("atomic_load")
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof(array)[0]))
 
@@ -271,6 +314,54 @@ START_TEST(test_slot_is_held_by_one_thread_at_a_time)
 }
 END_TEST
 
+/*
+ * A release at each step of an acquisition
+ */
+
+/* Releases the slot, in a thread of its own, and reports it. */
+static void *releasing_thread(void *arg)
+{
+    slots_release(arg, 0);
+    atomic_store(&released, true);
+    return NULL;
+}
+
+static void *acquiring_thread(void *arg)
+{
+    struct caller *caller = arg;
+
+    steps_left = caller->turn;
+    caller->slot = slots_acquire(caller->slots, 0);
+    ck_assert_int_lt(steps_left, 0);
+    atomic_store(&acquired, true);
+    return NULL;
+}
+
+/* At whichever step: the slot is found, or the thread is woken. Nobody else
+ * would do that. */
+START_TEST(test_slot_released_during_an_acquisition_is_acquired)
+{
+    static struct slots slots;
+    struct caller caller = {.slots = &slots, .turn = _i};
+    long long deadline = now_ms() + PATIENCE_MS;
+
+    ck_assert(slots_init(&slots, 1));
+    ck_assert_uint_eq(slots_acquire(&slots, 0), 0);
+    released_at_step = &slots;
+    ck_assert_int_eq(
+        pthread_create(&caller.thread, NULL, acquiring_thread, &caller), 0);
+    while (!atomic_load(&acquired)) {
+        ck_assert_int_lt(now_ms(), deadline);
+        let_pass(1);
+    }
+    finish_caller(&caller);
+    ck_assert_int_eq(pthread_join(releasing, NULL), 0);
+    ck_assert(atomic_load(&released));
+    ck_assert_uint_eq(atomic_load(&slots.waiting), 0);
+    slots_free(&slots);
+}
+END_TEST
+
 static Suite *slots_suite(void)
 {
     Suite *suite = suite_create("slots");
@@ -286,6 +377,8 @@ static Suite *slots_suite(void)
     tcase_add_test(tests, test_slots_without_memory_can_be_freed);
     tcase_add_loop_test(tests, test_slot_is_held_by_one_thread_at_a_time, 0,
                         5);
+    tcase_add_loop_test(
+        tests, test_slot_released_during_an_acquisition_is_acquired, 0, STEPS);
     suite_add_tcase(suite, tests);
     return suite;
 }
