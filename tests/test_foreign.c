@@ -402,7 +402,8 @@ static void set_up_tls(void)
     for (int i = 0; i < COUNT(tls_servers); i++) {
         len += (size_t)snprintf(
             text + len, sizeof text - len,
-            "server { listen %s:PORT ssl; ssl_certificate %s.pem; "
+            /* HTTP/2 for those who ask for it, as most servers have it. */
+            "server { listen %s:PORT ssl http2; ssl_certificate %s.pem; "
             "ssl_certificate_key %s.key; %s\n"
             "location / { return 200 $arg_text; } }\n",
             tls_servers[i].address, tls_servers[i].name, tls_servers[i].name,

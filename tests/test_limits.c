@@ -5,7 +5,7 @@
  *
  * SPDX-License-Identifier: MIT
  */
-#define _GNU_SOURCE /* prlimit */
+#define _GNU_SOURCE /* getdtablesize, prlimit */
 #include "command.h"
 #include "fixture.h"
 
@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 /* Sets a soft limit of the running server; returns what it was. */
 static rlim_t limit(const struct server_process *s,
@@ -520,6 +521,85 @@ START_TEST(test_log_without_room_from_the_start_stops_nothing)
 }
 END_TEST
 
+/* What the manual says: a connection takes one descriptor and a fetch three,
+ * beside those that are reserved. Half of the room is for fetches, and 1,024
+ * of these at most. */
+static const struct {
+    int descriptors;
+    const char *options;
+    const char *said;
+} shares[] = {
+    {13, "", "at most 1 connections and 1 fetches"},
+    {16, "", "at most 2 connections and 1 fetches"},
+    {64, "", "at most 23 connections and 7 fetches"},
+    {64, "--max-fetches 1", "at most 41 connections and 1 fetches"},
+    {64, "--max-connections 20", "at most 20 connections and 8 fetches"},
+    {64, "--max-connections 41", "at most 41 connections and 1 fetches"},
+    {64, "--echo", "at most 44 connections"},
+    {512, "", "at most 204 connections and 68 fetches"},
+    {1024, "", "at most 449 connections and 149 fetches"},
+    {8192, "", "at most 4992 connections and 1024 fetches"},
+    {8192, "--max-fetches 2000", "at most 2064 connections and 2000 fetches"},
+};
+
+START_TEST(test_descriptors_are_shared_out_to_the_last)
+{
+    if ((own_sanitizer() != NULL || threads_per_client() == 0) &&
+        shares[_i].descriptors < 64) {
+        tell_skipped("it needs descriptors of its own");
+        return;
+    }
+    if (getdtablesize() < shares[_i].descriptors) {
+        tell_skipped("the limit of descriptors is lower here");
+        return;
+    }
+    /* The soft limit is raised. */
+    struct server_process *s = server_start(
+        NULL,
+        "sh -c 'ulimit -n %d && ulimit -S -n 12 && exec %s "
+        "--listen 127.0.0.1:0 --upstream http://127.0.0.1:%d/text %s'",
+        shares[_i].descriptors, threadecho(), rogue_port(upstream),
+        shares[_i].options);
+
+    ck_assert_int_eq(server_logged(s, shares[_i].said), 1);
+    ck_assert_int_eq(server_logged(s, "warning: "), 0);
+    for (int i = 0; i < 3; i++) {
+        struct client *c = client_open(s);
+        ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+        leave(c);
+    }
+    stop_drained(s);
+}
+END_TEST
+
+/* With one heap for all threads, only their stacks make a difference. */
+START_TEST(test_stacks_have_the_size_that_was_asked_for)
+{
+    enum { CLIENTS = 8, SLACK_KIB = 2048 };
+    static const long sizes[] = {64, 1024, 16384};
+    struct client *clients[CLIENTS];
+    struct server_process *s =
+        server_start(NULL,
+                     "env MALLOC_ARENA_MAX=1 %s --echo --listen 127.0.0.1:0 "
+                     "--stack-size %ld",
+                     threadecho(), sizes[_i]);
+
+    if (!server_sanitized(s) && threads_per_client() > 0) {
+        long before = server_status(s, "VmSize");
+        for (int i = 0; i < CLIENTS; i++) {
+            clients[i] = client_open(s);
+            ck_assert_str_eq(client_ask(clients[i], "hello"), "echo: hello");
+        }
+        long more = server_status(s, "VmSize") - before;
+        ck_assert_int_ge(more, CLIENTS * sizes[_i]);
+        ck_assert_int_le(more, CLIENTS * sizes[_i] + SLACK_KIB);
+        for (int i = 0; i < CLIENTS; i++)
+            client_close(clients[i]);
+    }
+    stop_drained(s);
+}
+END_TEST
+
 START_TEST(test_descriptor_limit_that_is_too_low_is_named)
 {
     struct command *run = command_run(
@@ -653,6 +733,10 @@ int main(void)
     tcase_add_test(tcase, test_log_without_room_from_the_start_stops_nothing);
 
     TCase *start = add_case(suite, "start");
+    tcase_add_loop_test(start, test_descriptors_are_shared_out_to_the_last, 0,
+                        sizeof shares / sizeof shares[0]);
+    tcase_add_loop_test(start, test_stacks_have_the_size_that_was_asked_for, 0,
+                        3);
     tcase_add_test(start, test_descriptor_limit_that_is_too_low_is_named);
     tcase_add_loop_test(start, test_limits_that_are_too_high_are_warned_of, 0,
                         sizeof warnings / sizeof warnings[0]);

@@ -305,6 +305,9 @@ START_TEST(test_port_that_is_taken_is_refused)
     snprintf(address, sizeof address, "%s:%d", hosts[_i], port);
     ck_assert_int_eq(open_listener(address, 0, bound, &error), -1);
     ck_assert_str_eq(error, strerror(EADDRINUSE));
+    int next = dup(listener); /* the lowest that is free, if none was lost */
+    ck_assert_int_eq(next, listener + 1);
+    close(next);
     close(listener);
     int again; /* but it is free as soon as the first has ended */
     ck_assert_int_eq(listen_on(address, 0, &again), port);

@@ -9,6 +9,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
@@ -170,6 +171,59 @@ START_TEST(test_urgent_bytes_before_the_accept_are_data)
 }
 END_TEST
 
+/* Returns the flags of a descriptor of the server; -1 if it is not open. */
+static long flags_of(const struct server_process *s, const char *number)
+{
+    char path[64], line[128];
+    long flags = -1;
+
+    snprintf(path, sizeof path, "/proc/%d/fdinfo/%.20s", (int)s->pid, number);
+    FILE *file = fopen(path, "re");
+    while (file != NULL && fgets(line, sizeof line, file) != NULL)
+        if (strncmp(line, "flags:", 6) == 0)
+            flags = strtol(line + 6, NULL, 8);
+    if (file != NULL)
+        fclose(file);
+    return flags;
+}
+
+/* Beside its standard streams: the listener, a pipe, an epoll for rejected
+ * clients, and a client of each kind. A program that a library might start
+ * gets none of them. */
+START_TEST(test_descriptors_are_few_and_none_is_inherited)
+{
+    char path[64];
+    struct dirent *entry;
+    int open = 0;
+    struct server_process *s =
+        threadecho_start(NULL, "--echo --max-connections 1");
+    struct client *served = client_open(s);
+    ck_assert_str_eq(client_ask(served, "hello"), "echo: hello");
+    struct client *rejected = client_open(s);
+    ck_assert_str_eq(client_line(rejected), "error: too many connections");
+
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)s->pid);
+    DIR *dir = opendir(path);
+    ck_assert_ptr_nonnull(dir);
+    while ((entry = readdir(dir)) != NULL) {
+        int number = (int)strtol(entry->d_name, NULL, 10);
+        if (entry->d_name[0] == '.' || number <= STDERR_FILENO ||
+            (fcntl(number, F_GETFD) & FD_CLOEXEC) == 0)
+            continue; /* the last kind comes from whoever started the test */
+        long flags = flags_of(s, entry->d_name);
+        ck_assert_msg((flags & O_CLOEXEC) != 0, "descriptor %s: flags %lo",
+                      entry->d_name, flags);
+        open++;
+    }
+    closedir(dir);
+    if (!server_sanitized(s) && threads_per_client() > 0)
+        ck_assert_int_eq(open, 1 + 2 + 1 + 2);
+    client_close(served);
+    client_close(rejected);
+    stop_drained(s);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("sockets");
@@ -178,5 +232,6 @@ int main(void)
     tcase_add_test(tcase, test_empty_host_is_every_address);
     tcase_add_test(tcase, test_accepted_socket_has_its_options);
     tcase_add_test(tcase, test_urgent_bytes_before_the_accept_are_data);
+    tcase_add_test(tcase, test_descriptors_are_few_and_none_is_inherited);
     return run_suite(suite) == 0 ? 0 : 1;
 }

@@ -8,6 +8,7 @@
 #include "fixture.h"
 
 #include "../fetch.c"
+#include "../lib/tls.c"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -72,7 +73,8 @@ struct tls_upstream {
     /* What it does. */
     struct tls_answer answer;
     bool wants_certificate;
-    bool resets; /* who shows none, which may overtake the alert */
+    bool resets;    /* who shows none, which may overtake the alert */
+    bool asks_once; /* for one; resets the next connection */
     enum unasked unasked;
     enum end ends[2]; /* by turns */
 };
@@ -107,6 +109,10 @@ static bool write_answer(const struct tls_upstream *tls, SSL *ssl, int n)
     const int on = 1, off = 0;
     size_t len = strlen(answer->head);
 
+    if (tls->asks_once && n > 1) /* a reset, since it is closed at once */
+        return setsockopt(SSL_get_fd(ssl), SOL_SOCKET, SO_LINGER,
+                          &(struct linger){.l_onoff = 1},
+                          sizeof(struct linger)) == 0;
     memcpy(text, answer->head, len);
     memset(text + len, letter(n), answer->size);
     len += answer->size;
@@ -152,7 +158,8 @@ static void *tls_thread(void *arg)
         if (fd < 0)
             return NULL; /* the listener was shut down */
         SSL *ssl = SSL_new(tls->context);
-        atomic_fetch_add(&tls->connections, 1);
+        if (atomic_fetch_add(&tls->connections, 1) == 0 && tls->asks_once)
+            SSL_set_verify(ssl, SSL_VERIFY_PEER, NULL);
         if (ssl != NULL && SSL_set_fd(ssl, fd) == 1 && SSL_accept(ssl) == 1)
             converse(tls, ssl);
         else if (tls->resets)
@@ -425,6 +432,55 @@ START_TEST(test_missing_certificate_is_a_tls_failure)
 }
 END_TEST
 
+/* An upstream may do without, and close later for another reason. */
+START_TEST(test_certificate_that_was_wanted_once_explains_no_later_close)
+{
+    struct tls_upstream tls = {.answer = answers[0].answer,
+                               .asks_once = true,
+                               .resets = true,
+                               .ends = {CLOSE_NOTIFY, CUT_OFF}};
+    tls_start(&tls, versions[_i]);
+    struct fetcher *fetcher = open_upstream(&tls);
+    expect(fetcher, REASON_NONE, 200, letter(1), answers[0].answer.size);
+    expect(fetcher, REASON_CLOSED_EARLY, 0, 0, 0);
+    fetcher_destroy(fetcher);
+    tls_stop(&tls);
+}
+END_TEST
+
+/* Of the alerts, only the upstream's own notice ends a body. */
+START_TEST(test_notice_of_the_close_is_no_other_alert)
+{
+    enum { WARNING = 1 << 8, FATAL = 2 << 8 };
+    static const struct {
+        int where;
+        int value;
+        bool notice;
+    } alerts[] = {
+        {SSL_CB_READ_ALERT, WARNING | SSL_AD_CLOSE_NOTIFY, true},
+        {SSL_CB_READ_ALERT, WARNING | SSL_AD_USER_CANCELLED, false},
+        {SSL_CB_READ_ALERT, WARNING | SSL_AD_NO_RENEGOTIATION, false},
+        {SSL_CB_READ_ALERT, FATAL | SSL_AD_HANDSHAKE_FAILURE, false},
+        {SSL_CB_WRITE_ALERT, WARNING | SSL_AD_CLOSE_NOTIFY, false},
+        {SSL_CB_HANDSHAKE_DONE, 0, false},
+    };
+    struct tls_events events = {.close_notify = false};
+    SSL_CTX *context = SSL_CTX_new(TLS_client_method());
+    ck_assert_ptr_nonnull(context);
+    ck_assert_int_eq(on_context(NULL, context, &events), CURLE_OK);
+    SSL *ssl = SSL_new(context);
+
+    ck_assert_ptr_nonnull(ssl);
+    for (int i = 0; i < COUNT(alerts); i++) {
+        events.close_notify = false;
+        on_event(ssl, alerts[i].where, alerts[i].value);
+        ck_assert_msg(events.close_notify == alerts[i].notice, "alert %d", i);
+    }
+    SSL_free(ssl);
+    SSL_CTX_free(context);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("tls");
@@ -455,5 +511,9 @@ int main(void)
                         2 * COUNT(parts));
     tcase_add_loop_test(closes, test_missing_certificate_is_a_tls_failure, 0,
                         2 * COUNT(versions));
+    tcase_add_loop_test(
+        closes, test_certificate_that_was_wanted_once_explains_no_later_close,
+        0, COUNT(versions));
+    tcase_add_test(closes, test_notice_of_the_close_is_no_other_alert);
     return run_suite(suite) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
