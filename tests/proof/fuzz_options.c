@@ -321,7 +321,9 @@ static void try_password(struct input input)
 static void find_secret(const char *word, bool *hidden, bool *shown)
 {
     const char *at = strrchr(word, '@');
-    const char *first = word + (word[0] == '-' ? strcspn(word, "=") : 0);
+    size_t name = strcspn(word, "=:@");
+    const char *first =
+        word[0] == '-' && word[name] == '=' ? word + name : word;
 
     for (const char *secret = strstr(word, SECRET); secret != NULL;
          secret = strstr(secret + 1, SECRET)) {
