@@ -238,14 +238,15 @@ $(BUILD)/tests/%.o: private REQUIRED += $(call pkg,--cflags,check,check) \
 	$(call pkg,--cflags,libcurl libsodium) -DTEST_BUILD='"$(BUILD)"' \
 	-DTEST_PROGRAM='"$(if $(filter /%,$(PROGRAM)),,./)$(PROGRAM)"'
 
+TSAN = BUILD=build/tsan PROGRAM=build/tsan/threadecho \
+	CFLAGS='-O1 -g -fsanitize=thread'
 .PHONY: asan tsan
 asan:
 	$(MAKE) BUILD=build/asan PROGRAM=build/asan/threadecho \
 		CFLAGS='-O1 -g -fno-omit-frame-pointer \
 		-fsanitize=address,undefined -fno-sanitize-recover=all' check
 tsan:
-	$(MAKE) BUILD=build/tsan PROGRAM=build/tsan/threadecho \
-		CFLAGS='-O1 -g -fsanitize=thread' check
+	$(MAKE) $(TSAN) check
 
 # Which lines and branches the suites run. What is killed leaves no counts, and
 # _exit would leave none either.
@@ -277,6 +278,20 @@ $(FUZZERS): $(BUILD)/proof/%: $(BUILD)/tests/proof/%.o $(BUILD)/fetch.o $(LIB)
 $(BUILD)/proof/filtered: $(BUILD)/tests/proof/filtered.o
 	@mkdir -p $(@D)
 	$(LINK) $(call pkg,--libs,libseccomp,check)
+
+# What looks for races, and the builds of the server that it looks at.
+$(addprefix $(BUILD)/proof/,stress moments): $(BUILD)/proof/%: \
+		$(BUILD)/tests/proof/%.o $(addprefix $(BUILD)/tests/,\
+		proof/subject.o rogue.o upstream_faults.o)
+	@mkdir -p $(@D)
+	$(LINK)
+
+HELGRIND = BUILD=build/helgrind PROGRAM=build/helgrind/threadecho \
+	CPPFLAGS='-include tests/proof/helgrind_atomics.h'
+.PHONY: build-races
+build-races: $(PROGRAM) $(BUILD)/proof/stress $(BUILD)/proof/moments
+	$(MAKE) $(TSAN) build/tsan/threadecho
+	$(MAKE) $(HELGRIND) build/helgrind/threadecho
 
 # Everything that is read rather than run.
 
