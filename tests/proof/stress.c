@@ -50,8 +50,10 @@
  * it has arrived, whatever the machine is busy with. */
 #define OWED_MS 200
 
-/* Nobody reads the replies to so much, in bytes. */
+/* What a client asks for that never reads, in bytes of replies: more than the
+ * kernel keeps for it. */
 #define NEVER_READ_BYTES (8 << 20)
+#define LARGE_BODY 60000
 
 /* Characters that mean something to HTTP, to URLs or to C. */
 static const char letters[] = "abcdefghij0123456789 %&=?#+/\"\\\t\v\xc3\xa9~";
@@ -66,7 +68,11 @@ static const struct mode {
     {"--echo", "--echo", true},
     {"--no-keepalive", "--no-keepalive", false},
     {"--verbose", "--verbose", false},
+    {"unasked responses", NULL, false},
 };
+
+/* Only in the last of these: from the first one on, no connection is kept. */
+static const struct upstream_fault unasked = {"/unasked", NULL, 200, ""};
 
 /* How a round ends. */
 enum ending {
@@ -258,7 +264,11 @@ static void add_any(struct visit *visit)
         add_path(visit, fault);
         break;
     case 1:
-        add_path(visit, &turns[chance(visit->client, COUNT(turns))]);
+        if (visit->round->mode == &modes[COUNT(modes) - 1] &&
+            chance(visit->client, 4) == 0)
+            add_path(visit, &unasked);
+        else
+            add_path(visit, &turns[chance(visit->client, COUNT(turns))]);
         break;
     default:
         add_plain(visit);
@@ -465,16 +475,19 @@ static void never_read(struct visit *visit)
 {
     struct round *round = visit->round;
     char line[MAX_LINE];
-    size_t len, sent = 0;
+    size_t len, most, sent = 0;
     long long end = subject_now_ms() + 100 + chance(visit->client, 400);
 
     memset(line, 'z', sizeof line);
     len = sizeof line;
-    if (!round->mode->echo)
-        len = (size_t)snprintf(line, sizeof line, "/size/60000") + 1;
+    most = NEVER_READ_BYTES;
+    if (!round->mode->echo) {
+        len = (size_t)snprintf(line, sizeof line, "/size/%d", LARGE_BODY) + 1;
+        most = len * (NEVER_READ_BYTES / LARGE_BODY);
+    }
     line[len - 1] = '\n';
     for (;;) {
-        ssize_t n = sent < NEVER_READ_BYTES
+        ssize_t n = sent < most
                         ? send(visit->fd, line + sent % len, len - sent % len,
                                MSG_NOSIGNAL | MSG_DONTWAIT)
                         : 0;
@@ -802,7 +815,7 @@ static bool run_round(const struct settings *settings, unsigned long number,
     struct round round = {
         .mode = &modes[number % COUNT(modes)],
         .ending = settings->drains != 0 ? DRAIN
-                  : number % 5 == 4     ? KILL
+                  : number % 6 == 5     ? KILL
                   : number % 7 == 6     ? STUBBORN
                                         : DRAIN,
         .max_connections = (long)(settings->clients * 19 / 20),
