@@ -360,7 +360,7 @@ static const struct script {
 } scripts[] = {
     {"/empty", SIZED(0), KEEP, "", 0},
     {"/204", "HTTP/1.1 204 No Content\r\n\r\n", KEEP, "", 0},
-    {"/unasked", SIZED(0) SIZED(0), KEEP, "", 0},
+    {"/unasked", CHUNKED "4\r\nb0dy\r\n0\r\n\r\n" SIZED(0), KEEP, "", 0},
     {"/empty-reply", "", CLOSE, "", 0},
     {"/reset", "", RESET, "", 0},
     {"/short", SIZED(100) "b0dy", CLOSE, "", 0},

@@ -34,7 +34,7 @@
  *   /body             what rogue_set_body() gave; /body-chunked likewise
  *   /size/N           N bytes 'x'; /size-chunked/N likewise
  *   /empty, /204      200 with no body, 204
- *   /unasked          200 with no body, and another that nobody asked for
+ *   /unasked          chunks "b0dy", and a response that nobody asked for
  *
  * Paths that return a status:
  *

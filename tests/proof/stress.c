@@ -72,7 +72,7 @@ static const struct mode {
 };
 
 /* Only in the last of these: from the first one on, no connection is kept. */
-static const struct upstream_fault unasked = {"/unasked", NULL, 200, ""};
+static const struct upstream_fault unasked = {"/unasked", NULL, 200, "b0dy"};
 
 /* How a round ends. */
 enum ending {
