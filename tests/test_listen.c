@@ -1,6 +1,7 @@
 /*
- * Unit tests of lib/listen: addresses as text, and what a client's socket has
- * from its listener.
+ * Unit tests of lib/listen: addresses as text, what a client's socket has from
+ * its listener, and calls that fail. The file is included whole, so that they
+ * can be made to.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -11,13 +12,57 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
+
+/* Calls until the one that fails, or below 0; and its errno. */
+static int calls_left = -1;
+static int call_error;
+
+static bool call_fails(void)
+{
+    if (calls_left < 0 || calls_left-- != 0)
+        return false;
+    errno = call_error;
+    return true;
+}
+
+/* What succeeds may change errno, too. */
+static int close_and_change_errno(int fd)
+{
+    int rc = close(fd);
+    errno = EXDEV;
+    return rc;
+}
+
+static void free_and_change_errno(struct addrinfo *addresses)
+{
+    freeaddrinfo(addresses);
+    errno = EXDEV;
+}
+
+#define socket(...) (call_fails() ? -1 : socket(__VA_ARGS__))
+#define setsockopt(...) (call_fails() ? -1 : setsockopt(__VA_ARGS__))
+#define bind(...) (call_fails() ? -1 : bind(__VA_ARGS__))
+#define listen(...) (call_fails() ? -1 : listen(__VA_ARGS__))
+#define getsockname(...) (call_fails() ? -1 : getsockname(__VA_ARGS__))
+#define close close_and_change_errno
+#define freeaddrinfo free_and_change_errno
+#include "../lib/listen.c"
+#undef freeaddrinfo
+#undef close
+#undef getsockname
+#undef listen
+#undef bind
+#undef setsockopt
+#undef socket
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof(array)[0]))
 #define X50 "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
@@ -338,6 +383,54 @@ START_TEST(test_what_cannot_be_listened_on_is_refused_with_the_reason)
 }
 END_TEST
 
+/* Each is reported, and the descriptor is closed. */
+START_TEST(test_each_call_of_a_listener_may_fail)
+{
+    static const char *const hosts[] = {"127.0.0.1:0", ":0"};
+    char bound[ADDRESS_SIZE];
+    const char *error;
+    int lowest = dup(STDERR_FILENO);
+    int fd = -1;
+    int n = 0;
+
+    ck_assert_int_ge(lowest, 0);
+    close(lowest);
+    call_error = ENOBUFS;
+    while (fd < 0) {
+        calls_left = n++;
+        error = NULL;
+        fd = open_listener(hosts[_i], 0, bound, &error);
+        if (fd < 0)
+            ck_assert_str_eq(error, strerror(ENOBUFS));
+        else
+            ck_assert_int_ge(calls_left, 0); /* one that failed was ignored */
+    }
+    ck_assert_int_gt(n, 9); /* a socket has more options than that */
+    ck_assert_int_eq(fd, lowest);
+    close(fd);
+}
+END_TEST
+
+/* A machine may have IPv6 and no address of it: at the socket, or the bind. */
+START_TEST(test_empty_host_is_ipv4_where_ipv6_fails)
+{
+    static const struct {
+        int call;
+        int error;
+    } rows[] = {{0, EAFNOSUPPORT}, {7, EADDRNOTAVAIL}};
+    char bound[ADDRESS_SIZE];
+    const char *error = "none";
+
+    calls_left = rows[_i].call;
+    call_error = rows[_i].error;
+    int fd = open_listener(":0", 0, bound, &error);
+    ck_assert_msg(fd >= 0, "%s", error);
+    ck_assert_int_lt(calls_left, 0);
+    ck_assert_int_eq(strncmp(bound, "0.0.0.0:", 8), 0);
+    close(fd);
+}
+END_TEST
+
 static Suite *listen_suite(void)
 {
     Suite *suite = suite_create("listen");
@@ -361,6 +454,10 @@ static Suite *listen_suite(void)
     tcase_add_loop_test(listeners, test_port_that_is_taken_is_refused, 0, 2);
     tcase_add_test(listeners,
                    test_what_cannot_be_listened_on_is_refused_with_the_reason);
+    tcase_add_loop_test(listeners, test_each_call_of_a_listener_may_fail, 0,
+                        2);
+    tcase_add_loop_test(listeners, test_empty_host_is_ipv4_where_ipv6_fails, 0,
+                        2);
     suite_add_tcase(suite, listeners);
     return suite;
 }

@@ -281,13 +281,23 @@ START_TEST(test_help_that_cannot_be_written_is_a_failure)
 }
 END_TEST
 
+static const char *const closings[] = {"<&-", ">&-", "2>&-", "<&- >&- 2>&-"};
+
+/* What takes the number of a closed one must be nothing of the server's own,
+ * as long as it runs. */
 START_TEST(test_closed_standard_streams_harm_nobody)
 {
     struct server_process *s =
-        server_start(NULL, "%s --echo --listen 127.0.0.1:{port} <&- >&- 2>&-",
-                     threadecho());
+        server_start(NULL, "%s --echo --listen 127.0.0.1:{port} %s",
+                     threadecho(), closings[_i]);
     struct client *c = client_open(s);
 
+    for (int fd = 0; fd <= STDERR_FILENO; fd++) {
+        char path[64], target[64] = "";
+        snprintf(path, sizeof path, "/proc/%d/fd/%d", (int)s->pid, fd);
+        ck_assert_int_gt(readlink(path, target, sizeof target - 1), 0);
+        ck_assert_msg(target[0] == '/', "descriptor %d: %s", fd, target);
+    }
     ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
     /* A log line must not be sent to whoever has descriptor 2 now. */
     ck_assert_int_eq(kill(s->pid, SIGUSR1), 0);
@@ -396,7 +406,8 @@ int main(void)
     tcase_add_test(starting, test_port_can_be_taken_again_at_once);
     tcase_add_loop_test(starting, test_listens_on_each_kind_of_host, 0,
                         COUNT(hosts));
-    tcase_add_test(starting, test_closed_standard_streams_harm_nobody);
+    tcase_add_loop_test(starting, test_closed_standard_streams_harm_nobody, 0,
+                        COUNT(closings));
     tcase_add_loop_test(starting, test_threads_have_their_scheduling, 0,
                         COUNT(policies));
     tcase_add_test(starting, test_long_log_line_is_cut);
