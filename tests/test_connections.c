@@ -65,6 +65,11 @@ START_TEST(test_connections_are_counted)
     ck_assert_int_eq(connections_add(&all, opened[3]), 3);
     ck_assert_int_eq(connections_peak(&all), 3);
     ck_assert(connections_full(&all));
+    /* Fewer later are no peak. */
+    connections_remove(&all, opened[0]);
+    connections_remove(&all, opened[3]);
+    ck_assert_int_eq(connections_add(&all, opened[1]), 2);
+    ck_assert_int_eq(connections_peak(&all), 3);
 }
 END_TEST
 

@@ -1726,6 +1726,69 @@ START_TEST(test_each_allocation_may_fail)
 }
 END_TEST
 
+/*
+ * What libcurl says
+ */
+
+/* Another libcurl than ours may see an end where there is none. */
+START_TEST(test_response_is_whole_only_when_both_say_so)
+{
+    static const char *const heads[] = {
+        OK "Content-Length: 3\r\n\r\n",
+        OK "Transfer-Encoding: chunked\r\n\r\n",
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        OK,
+        "",
+    };
+    static const enum reason reasons[] = {
+        REASON_BAD_HTTP, REASON_BAD_HTTP, REASON_CLOSED_EARLY,
+        REASON_CLOSED_EARLY, REASON_CLOSED_EARLY};
+    struct handle handle = {.reason = REASON_NONE};
+    struct buffer body = {0};
+
+    response_begin(&handle.response, &body, 100);
+    for (const char *line = heads[_i]; *line != '\0';) {
+        size_t len = strcspn(line, "\n") + 1;
+        ck_assert_int_eq(response_take(&handle.response, line, len),
+                         REASON_NONE);
+        line += len;
+    }
+    ck_assert_int_eq(transfer_reason(&handle, CURLE_OK), reasons[_i]);
+}
+END_TEST
+
+/* Of OpenSSL and others, about a read that failed. */
+START_TEST(test_failure_of_tls_is_told_by_its_message)
+{
+    static const struct {
+        const char *message;
+        bool is;
+    } messages[] = {
+        {"OpenSSL SSL_read: OpenSSL/3.0.19: error:0A00045C:SSL "
+         "routines::tlsv13 alert certificate required, errno 0",
+         true},
+        {"GnuTLS recv error (-12): A TLS fatal alert has been received.",
+         true},
+        {"OpenSSL SSL_read: error:0A000119:SSL routines::decryption failed or "
+         "bad record mac, errno 0",
+         true},
+        {"OpenSSL SSL_read: error:1C800066:Provider routines::cipher "
+         "operation failed, errno 0",
+         true},
+        {"OpenSSL SSL_read: error:0A000126:SSL routines::unexpected eof while "
+         "reading, errno 0",
+         false},
+        {"OpenSSL SSL_read: Connection reset by peer, errno 104", false},
+        {"Recv failure: Connection reset by peer", false},
+        {"", false},
+    };
+
+    for (int i = 0; i < COUNT(messages); i++)
+        ck_assert_msg(is_tls_failure(messages[i].message) == messages[i].is,
+                      "%s", messages[i].message);
+}
+END_TEST
+
 START_TEST(test_library_is_named)
 {
     ck_assert_ptr_nonnull(strstr(fetch_library(), "libcurl/"));
@@ -1834,6 +1897,9 @@ static void add_memory(Suite *suite)
 {
     TCase *tests = make_tests(suite, "memory");
     tcase_add_loop_test(tests, test_each_allocation_may_fail, 0, 4);
+    tcase_add_loop_test(tests, test_response_is_whole_only_when_both_say_so, 0,
+                        5);
+    tcase_add_test(tests, test_failure_of_tls_is_told_by_its_message);
     tcase_add_test(tests, test_library_is_named);
 }
 
