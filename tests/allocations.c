@@ -6,6 +6,7 @@
  */
 #include "allocations.h"
 
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +17,8 @@
 static atomic_long successes_left = NONE_FAILS;
 static atomic_bool failed;
 
-static atomic_long held;
+static atomic_long held;      /* blocks that are not freed, */
+static atomic_long size_held; /* and their bytes */
 
 void allocation_fails_after(long successes)
 {
@@ -42,8 +44,10 @@ static bool allocation_fails(void)
 /* Counts a new block, if it is one. Returns it. */
 static void *hold(void *data)
 {
-    if (data != NULL)
+    if (data != NULL) {
         atomic_fetch_add(&held, 1);
+        atomic_fetch_add(&size_held, (long)malloc_usable_size(data));
+    }
     return data;
 }
 
@@ -61,7 +65,13 @@ void *failing_realloc(void *data, size_t size)
 {
     if (allocation_fails())
         return NULL;
-    return data != NULL ? realloc(data, size) : hold(malloc(size));
+    long before = data != NULL ? (long)malloc_usable_size(data) : 0;
+    void *grown = realloc(data, size);
+    if (data == NULL)
+        return hold(grown);
+    if (grown != NULL)
+        atomic_fetch_add(&size_held, (long)malloc_usable_size(grown) - before);
+    return grown;
 }
 
 char *failing_strdup(const char *text)
@@ -71,12 +81,19 @@ char *failing_strdup(const char *text)
 
 void counted_free(void *data)
 {
-    if (data != NULL)
+    if (data != NULL) {
         atomic_fetch_sub(&held, 1);
+        atomic_fetch_sub(&size_held, (long)malloc_usable_size(data));
+    }
     free(data);
 }
 
 long allocations_held(void)
 {
     return atomic_load(&held);
+}
+
+long allocations_size(void)
+{
+    return atomic_load(&size_held);
 }

@@ -32,4 +32,7 @@ void counted_free(void *data);
  * of them are freed by counted_free. */
 long allocations_held(void);
 
+/* Returns how many bytes these have. */
+long allocations_size(void);
+
 #endif

@@ -141,7 +141,9 @@ START_TEST(test_address_is_described_in_numbers)
     ck_assert_str_eq(text, "[2001:db8:1234:5678:9abc:def0:1234:5678]:65535");
     describe_address(&none, sizeof none, text);
     ck_assert_str_eq(text, "unknown address");
-    describe_peer(-1, text);
+    int gone = dup(STDERR_FILENO);
+    close(gone);
+    describe_peer(gone, text);
     ck_assert_str_eq(text, "unknown address");
 }
 END_TEST
