@@ -273,6 +273,7 @@ FUZZERS = $(patsubst tests/proof/%.c,$(BUILD)/proof/%,$(wildcard \
 $(FUZZERS): $(BUILD)/proof/%: $(BUILD)/tests/proof/%.o $(BUILD)/fetch.o $(LIB)
 	@mkdir -p $(@D)
 	$(LINK) $(call pkg,--libs,libcurl libssl)
+$(BUILD)/proof/fuzz_fetch: $(BUILD)/tests/proof/http_oracle.o
 
 # Runs the server under the limits of scripts/threadecho.service.
 $(BUILD)/proof/filtered: $(BUILD)/tests/proof/filtered.o
