@@ -474,6 +474,7 @@ static void visit_wait(struct visit *visit, int ms)
 static void never_read(struct visit *visit)
 {
     struct round *round = visit->round;
+    struct pollfd gone = {.fd = visit->fd}; /* POLLHUP needs no asking */
     char line[MAX_LINE];
     size_t len, most, sent = 0;
     long long end = subject_now_ms() + 100 + chance(visit->client, 400);
@@ -495,10 +496,12 @@ static void never_read(struct visit *visit)
             sent += (size_t)n;
         else if (n < 0 && errno != EAGAIN && errno != EINTR)
             break;
-        else
-            pause_ms(5);
-        if (subject_now_ms() >= end &&
-            (round->ending != STUBBORN || !atomic_load(&round->draining)))
+        else if (poll(&gone, 1, 5) != 0) /* the server's end of it is closed */
+            break;
+        long long now = subject_now_ms();
+        if (now >= end &&
+            (round->ending != STUBBORN || !atomic_load(&round->draining) ||
+             now >= end + SUBJECT_PATIENCE_MS))
             break;
     }
     visit->client->counts.begun += (sent + len - 1) / len;
