@@ -294,6 +294,16 @@ build-races: $(PROGRAM) $(BUILD)/proof/stress $(BUILD)/proof/moments
 	$(MAKE) $(TSAN) build/tsan/threadecho
 	$(MAKE) $(HELGRIND) build/helgrind/threadecho
 
+# Clients in great number, and the upstream that fails for them.
+$(addprefix $(BUILD)/proof/,churn soak overload): $(BUILD)/proof/%: \
+		$(BUILD)/tests/proof/%.o $(addprefix $(BUILD)/tests/,\
+		proof/crowd.o proof/subject.o upstream_faults.o)
+	@mkdir -p $(@D)
+	$(LINK)
+$(BUILD)/proof/faulty: $(BUILD)/tests/proof/faulty.o $(BUILD)/tests/rogue.o
+	@mkdir -p $(@D)
+	$(LINK)
+
 # Everything that is read rather than run.
 
 SOURCES = $(wildcard *.c lib/*.c bench/*.c bench/green/*.c bench/peers/*.c \
