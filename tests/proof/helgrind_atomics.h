@@ -25,6 +25,15 @@
 #undef atomic_fetch_or
 #undef atomic_fetch_and
 
+#undef atomic_fetch_xor
+#undef atomic_compare_exchange_strong
+#undef atomic_compare_exchange_weak
+#undef atomic_thread_fence
+#undef atomic_flag_test_and_set
+#pragma GCC poison atomic_fetch_xor atomic_compare_exchange_strong
+#pragma GCC poison atomic_compare_exchange_weak atomic_thread_fence
+#pragma GCC poison atomic_flag_test_and_set
+
 #define ANNOUNCED(object, operation)                                          \
     __extension__({                                                           \
         ANNOTATE_HAPPENS_BEFORE(object);                                      \
