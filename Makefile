@@ -228,8 +228,8 @@ $(addprefix $(BUILD)/tests/bench_,mark payload): $(addprefix \
 $(addprefix $(BUILD)/tests/bench_,mark payload load): private TEST_LIBS = \
 	$(call pkg,--libs,libsodium)
 
-# It is preloaded into servers that are built without a sanitizer only.
-$(BUILD)/tests/shim.so: tests/shim.c $(FLAGS)
+# It is preloaded.
+$(BUILD)/tests/shim.so: tests/shim.c tests/shim.h $(FLAGS)
 	@mkdir -p $(@D)
 	$(COMPILE) -fPIC -shared -o $@ $< -ldl
 
@@ -267,6 +267,7 @@ prove:
 $(addprefix prove-,$(PARTS)): prove-%:
 	tests/prove $*
 
+<<<<<<< Updated upstream
 # Fuzz targets, which tests/proof/fuzz builds: libFuzzer is a part of clang.
 FUZZERS = $(patsubst tests/proof/%.c,$(BUILD)/proof/%,$(wildcard \
 	tests/proof/fuzz_*.c))
@@ -279,6 +280,11 @@ $(BUILD)/proof/fuzz_fetch: $(BUILD)/tests/proof/http_oracle.o
 $(BUILD)/proof/filtered: $(BUILD)/tests/proof/filtered.o
 	@mkdir -p $(@D)
 	$(LINK) $(call pkg,--libs,libseccomp,check)
+=======
+$(BUILD)/proof/sweep: $(BUILD)/tests/proof/sweep.o $(TEST_PARTS) $(LIB)
+	@mkdir -p $(@D)
+	$(LINK) $(call pkg,--libs,check,check)
+>>>>>>> Stashed changes
 
 # What looks for races, and the builds of the server that it looks at.
 $(addprefix $(BUILD)/proof/,stress moments): $(BUILD)/proof/%: \

@@ -13,6 +13,7 @@
 #include "lib/log.h"
 #include "lib/response.h"
 #include "lib/slots.h"
+#include "lib/streams.h"
 #include "lib/tls.h"
 
 #include <curl/curl.h>
@@ -169,6 +170,8 @@ static CURL *make_easy(const struct fetcher *fetcher, struct handle *handle)
     SET(CURLOPT_TIMEOUT_MS, fetcher->timeout_ms);
     SET(CURLOPT_CONNECTTIMEOUT_MS, fetcher->connect_timeout_ms);
     SET(CURLOPT_FORBID_REUSE, fetcher->keepalive ? 0L : 1L);
+    /* Or one that cannot be used again would stay beside its successor. */
+    SET(CURLOPT_MAXCONNECTS, 1L);
     SET(CURLOPT_BUFFERSIZE, SMALL_BUFFER);
     SET(CURLOPT_DNS_CACHE_TIMEOUT, 0L); /* look up at each new connection */
     /* What comes passes through lib/response, the chunks as they are. */
@@ -417,6 +420,10 @@ static enum reason transfer(struct fetcher *fetcher, struct handle *handle,
 
     CURLcode rc = curl_easy_perform(handle->easy);
 
+    /* Without memory for the thread that resolves a name, libcurl 7.88 closes
+     * descriptor 0. */
+    if (rc == CURLE_OUT_OF_MEMORY || rc == CURLE_COULDNT_RESOLVE_HOST)
+        streams_reserve();
     reason = transfer_reason(handle, rc);
     *http_status = handle->response.status;
     handle->tls.certificate_wanted = false; /* only asked in a handshake */

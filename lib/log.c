@@ -5,9 +5,9 @@
  */
 #include "log.h"
 #include "clock.h"
+#include "streams.h"
 
 #include <ctype.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -21,13 +21,7 @@
 
 void log_open(void)
 {
-    int fd;
-
-    do
-        fd = open("/dev/null", O_RDWR);
-    while (fd >= 0 && fd <= STDERR_FILENO);
-    if (fd >= 0)
-        close(fd);
+    streams_reserve();
     signal(SIGXFSZ, SIG_IGN); /* cannot fail: write then says EFBIG */
 }
 

@@ -8,9 +8,8 @@
 
 #include <stdbool.h>
 
-/* Prepares stderr; call it before anything opens a descriptor. Where standard
- * streams are closed it reserves their numbers, or a client's socket could
- * become the log. A log file at its size limit must not end the process. */
+/* Prepares stderr; call it before anything opens a descriptor. Reserves the
+ * standard streams. A log file at its size limit must not end the process. */
 void log_open(void);
 
 /*

@@ -526,6 +526,36 @@ struct server_process *server_start(const char *upstream, const char *format,
     return s;
 }
 
+struct server_process *server_launch(const char *format, ...)
+{
+    struct server_process *s = calloc(1, sizeof *s);
+    va_list args;
+
+    ck_assert_ptr_nonnull(s);
+    va_start(args, format);
+    char *command = vformat(format, args);
+    va_end(args);
+    snprintf(s->host, sizeof s->host, "127.0.0.1");
+    snprintf(s->port, sizeof s->port, "%d", free_port());
+    spawn(s, command, NULL);
+    free(command);
+    servers++;
+    return s;
+}
+
+bool server_serves(struct server_process *s, long timeout_ms)
+{
+    long long deadline = now_ms() + timeout_ms;
+    while (!reap(s, WNOHANG)) {
+        if (accepts(s))
+            return true;
+        if (now_ms() >= deadline)
+            return false;
+        let_pass(POLL_MS);
+    }
+    return false;
+}
+
 const char *own_sanitizer(void)
 {
 #if defined(__SANITIZE_ADDRESS__) || HAS_FEATURE(address_sanitizer)

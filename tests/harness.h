@@ -71,6 +71,15 @@ __attribute__((format(printf, 2, 3))) struct server_process *
 server_start(const char *upstream, const char *format, ...);
 
 /*
+ * Does the same, but returns at once. Then server_serves() waits until it
+ * accepts a connection at its port, for timeout_ms, and returns false if it
+ * has ended or does not; and server_free frees it.
+ */
+__attribute__((format(printf, 1, 2))) struct server_process *
+server_launch(const char *format, ...);
+bool server_serves(struct server_process *s, long timeout_ms);
+
+/*
  * Starts the threadecho under test on a free port, with more options. It
  * fetches /text of the rogue, unless that is NULL.
  */

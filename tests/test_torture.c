@@ -512,6 +512,48 @@ START_TEST(test_name_is_an_error_while_its_thread_cannot_be_had)
 }
 END_TEST
 
+/* Where it has no memory for that thread, libcurl 7.88 closes descriptor 0. */
+START_TEST(test_each_allocation_of_a_lookup_fails_in_turn)
+{
+    if (skipped)
+        return;
+    struct server_process *s = start("upstream.test", "--no-keepalive");
+    struct holding before = server_rests(s);
+
+    for (long n = 0;; n++) {
+        struct client *c = client_open(s);
+        ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+        arm(SHIM_ALLOC, ENOMEM, n, counts[_i]);
+        check_reply(client_ask(c, "hello"), n);
+        long failed = disarm();
+        client_close(c);
+        server_recovers(s, before);
+        if (failed == 0)
+            break;
+    }
+    stop_drained(s);
+}
+END_TEST
+
+/* libcurl does not use a connection again whose other end it can't name. */
+START_TEST(test_connections_of_unknown_upstreams_do_not_pile_up)
+{
+    if (skipped)
+        return;
+    struct server_process *s = start("127.0.0.1", "");
+    struct holding before = server_rests(s);
+    struct client *c = client_open(s);
+
+    ck_assert_str_eq(client_ask(c, "/close"), "echo: /close");
+    arm(SHIM_GETPEERNAME, ENOTCONN, 0, LONG_MAX);
+    ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+    ck_assert_str_eq(client_ask(c, "hello"), "echo: hello");
+    ck_assert_int_gt(disarm(), 0);
+    client_close(c);
+    stop_recovered(s, before);
+}
+END_TEST
+
 /* The thread that waits for the name is libcurl's, and ends when it likes. */
 START_TEST(test_end_does_not_wait_for_a_name)
 {
@@ -655,6 +697,11 @@ int main(void)
     tcase_add_loop_test(network,
                         test_each_send_and_recv_of_a_request_fails_in_turn, 0,
                         COUNT(socket_errors));
+    tcase_add_loop_test(network,
+                        test_each_allocation_of_a_lookup_fails_in_turn, 0,
+                        COUNT(counts));
+    tcase_add_test(network,
+                   test_connections_of_unknown_upstreams_do_not_pile_up);
     tcase_add_test(network, test_end_does_not_wait_for_a_name);
     tcase_add_test(network, test_empty_host_is_ipv4_where_there_is_no_ipv6);
     tcase_add_loop_test(network, test_one_byte_at_a_time_is_enough, 0,
