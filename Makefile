@@ -267,7 +267,6 @@ prove:
 $(addprefix prove-,$(PARTS)): prove-%:
 	tests/prove $*
 
-<<<<<<< Updated upstream
 # Fuzz targets, which tests/proof/fuzz builds: libFuzzer is a part of clang.
 FUZZERS = $(patsubst tests/proof/%.c,$(BUILD)/proof/%,$(wildcard \
 	tests/proof/fuzz_*.c))
@@ -280,11 +279,11 @@ $(BUILD)/proof/fuzz_fetch: $(BUILD)/tests/proof/http_oracle.o
 $(BUILD)/proof/filtered: $(BUILD)/tests/proof/filtered.o
 	@mkdir -p $(@D)
 	$(LINK) $(call pkg,--libs,libseccomp,check)
-=======
+
+# Fails the calls of a server, each in turn.
 $(BUILD)/proof/sweep: $(BUILD)/tests/proof/sweep.o $(TEST_PARTS) $(LIB)
 	@mkdir -p $(@D)
 	$(LINK) $(call pkg,--libs,check,check)
->>>>>>> Stashed changes
 
 # What looks for races, and the builds of the server that it looks at.
 $(addprefix $(BUILD)/proof/,stress moments): $(BUILD)/proof/%: \
