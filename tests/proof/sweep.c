@@ -327,7 +327,7 @@ static void converse(const struct server_process *s)
     await_room(s);
     c = client_open(s);
     tell(c, "the last line");
-    client_finish(c);
+    must(shutdown(c->fd, SHUT_WR) == 0 || has_failed(), "it has gone");
     answers(c, "echo: the last line");
     client_close(c);
     await_room(s);
