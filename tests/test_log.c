@@ -10,6 +10,7 @@
 #include "../lib/log.c"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 
