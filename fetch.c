@@ -18,6 +18,8 @@
 
 #include <curl/curl.h>
 #include <errno.h>
+#include <linux/tcp.h> /* the C library's tcp_info is shorter */
+#include <netinet/in.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -52,10 +54,14 @@
  * that nobody asked for. */
 #define DISTRUST_MS 60000
 
+/* The kernel's TCP_ESTABLISHED: neither end has closed. */
+#define STATE_ESTABLISHED 1
+
 /* A place in the pool. Its easy handle is made when it is first used. */
 struct handle {
     CURL *easy;
     long connects;                 /* that it has made */
+    uint64_t taken;                /* bytes from its connection */
     bool large;                    /* it has the large receive buffer */
     bool openssl;                  /* as in the fetcher */
     struct buffer target;          /* of the request: path, query and a NUL */
@@ -77,7 +83,8 @@ struct fetcher {
     long connect_timeout_ms;
     size_t max_body;
     bool keepalive;
-    bool openssl;                  /* TLS to the upstream, by OpenSSL */
+    bool tls;                      /* to the upstream */
+    bool openssl;                  /* it is OpenSSL's */
     atomic_llong distrusted_until; /* monotonic ms; 0: never yet */
     struct curl_slist *headers;
     struct handle *handles;
@@ -120,6 +127,7 @@ static size_t on_data(char *data, size_t size, size_t count, void *arg)
     if (len == 0)
         return 0;
     if (response_has_head(&handle->response)) {
+        handle->taken += len;
         handle->reason = response_take(&handle->response, data, len);
         if (handle->openssl)
             note_tls_surplus(handle);
@@ -142,6 +150,7 @@ static size_t on_header(char *data, size_t size, size_t count, void *arg)
     struct handle *handle = arg;
     size_t len = size * count;
 
+    handle->taken += len;
     if (len > 0 && data[len - 1] == '\n') /* else the upstream cut it off */
         handle->reason = response_take(&handle->response, data, len);
     if (handle->openssl)
@@ -208,6 +217,7 @@ static void drop_easy(struct handle *handle)
     curl_easy_cleanup(handle->easy);
     handle->easy = NULL;
     handle->connects = 0;
+    handle->taken = 0;
     handle->large = false;
 }
 
@@ -275,6 +285,32 @@ static enum reason set_target(const struct fetcher *fetcher,
                          (long)(target->len + REQUEST_HEADERS)) != CURLE_OK)
         return REASON_NO_MEMORY;
     return REASON_NONE;
+}
+
+/* Returns whether libcurl has discarded bytes of the connection, after a
+ * transfer before which taken_before had been taken. It keeps the connection,
+ * and does not say so, if they come in one read with the head of a response
+ * without content. The kernel has counted them. */
+static bool has_discarded(const struct fetcher *fetcher, struct handle *handle,
+                          uint64_t taken_before)
+{
+    struct tcp_info info = {0}; /* older kernels leave the count at 0 */
+    socklen_t size = sizeof info;
+    curl_socket_t fd;
+    long connects;
+
+    if (curl_easy_getinfo(handle->easy, CURLINFO_NUM_CONNECTS, &connects) ==
+            CURLE_OK &&
+        connects > 0)
+        handle->taken -= taken_before;
+    return !fetcher->tls && response_has_no_content(&handle->response) &&
+           curl_easy_getinfo(handle->easy, CURLINFO_ACTIVESOCKET, &fd) ==
+               CURLE_OK &&
+           fd != CURL_SOCKET_BAD &&
+           getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
+           info.tcpi_state ==
+               STATE_ESTABLISHED && /* an end would count, too */
+           info.tcpi_bytes_received > handle->taken;
 }
 
 /* Drops an easy handle that has connected often. When a kept connection turns
@@ -418,6 +454,7 @@ static enum reason transfer(struct fetcher *fetcher, struct handle *handle,
     handle->in_line = handle->tls.close_notify = false;
     handle->reason = REASON_NONE;
 
+    const uint64_t taken_before = handle->taken;
     CURLcode rc = curl_easy_perform(handle->easy);
 
     /* Without memory for the thread that resolves a name, libcurl 7.88 closes
@@ -433,6 +470,7 @@ static enum reason transfer(struct fetcher *fetcher, struct handle *handle,
     if (handle->response.surplus)
         distrust(fetcher);
     if (rc == CURLE_OK && response_allows_reuse(&handle->response) &&
+        !has_discarded(fetcher, handle, taken_before) &&
         (reason == REASON_NONE || reason == REASON_RETURNED))
         count_connects(fetcher, handle);
     else /* its connection is closed, or should be */
@@ -537,8 +575,8 @@ static const char *set_url(struct fetcher *fetcher, const char *text)
     const char *error = check_url(fetcher->url);
     if (error == NULL && !(make_target(fetcher) && make_shown(fetcher)))
         error = "out of memory";
-    fetcher->openssl = error == NULL && tls_is_openssl() &&
-                       strncmp(fetcher->shown, "https:", 6) == 0;
+    fetcher->tls = error == NULL && strncmp(fetcher->shown, "https:", 6) == 0;
+    fetcher->openssl = fetcher->tls && tls_is_openssl();
     return error;
 }
 

@@ -329,6 +329,13 @@ bool response_is_complete(const struct response *response)
     return response->state == COMPLETE || response->state == UNSIZED_BODY;
 }
 
+bool response_has_no_content(const struct response *response)
+{
+    return response->state == COMPLETE &&
+           (response->status == 204 || response->status == 304 ||
+            (!response->chunked && response->length == 0));
+}
+
 bool response_ends_by_close(const struct response *response)
 {
     return response->state == UNSIZED_BODY;

@@ -81,6 +81,9 @@ bool response_has_head(const struct response *response);
  * without an error. */
 bool response_is_complete(const struct response *response);
 
+/* Returns whether the response is complete and its head is all of it. */
+bool response_has_no_content(const struct response *response);
+
 /* Returns whether only the close of the connection ends the body, so that a
  * connection that was cut off must not pass for that. */
 bool response_ends_by_close(const struct response *response);

@@ -1286,6 +1286,61 @@ START_TEST(test_unasked_response_costs_the_connections_of_a_while)
 }
 END_TEST
 
+/* libcurl discards what comes along with a head that no content follows. */
+START_TEST(test_surplus_after_no_content_costs_its_connection)
+{
+    static const struct {
+        long status;
+        const char *answer;
+    } rows[] = {
+        {200, OK "Content-Length: 0\r\n\r\n" LENGTH_3 "999"},
+        {204, "HTTP/1.1 204 No Content\r\n\r\n" LENGTH_3 "999"},
+        {404, "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\nx"},
+    };
+    const char *const answers[] = {LENGTH_3 "abc", rows[_i].answer,
+                                   LENGTH_3 "def", LENGTH_3 "ghi"};
+    struct scripted_upstream upstream = {.converse = converse_in_turn,
+                                         .answers = answers};
+    bool good = rows[_i].status / 100 == 2;
+
+    ck_assert(upstream_start(&upstream, AF_INET));
+    struct fetcher *fetcher = open_port("127.0.0.1", upstream.port);
+    expect(fetcher, "x", REASON_NONE, 200, "abc");
+    expect(fetcher, "x", good ? REASON_NONE : REASON_RETURNED, rows[_i].status,
+           "");
+    ck_assert_int_eq(atomic_load(&upstream.connections), 1);
+    expect(fetcher, "x", REASON_NONE, 200, "def");
+    expect(fetcher, "x", REASON_NONE, 200, "ghi");
+    int connections = atomic_load(&upstream.connections);
+    ck_assert_int_eq(connections, 2);
+    fetcher_destroy(fetcher);
+    upstream_stop(&upstream);
+}
+END_TEST
+
+/* Nothing is discarded, so the connection is kept. */
+START_TEST(test_connection_is_kept_after_no_content)
+{
+    static const char *const answers[] = {
+        LENGTH_3 "abc", OK "Content-Length: 0\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+        CHUNKED CHUNKS, OK "Content-Length: 0\r\n\r\n"};
+    static const char *const bodies[] = {"abc", "", "", "abc", ""};
+    struct scripted_upstream upstream = {.converse = converse_in_turn,
+                                         .answers = answers};
+
+    ck_assert(upstream_start(&upstream, AF_INET));
+    struct fetcher *fetcher = open_port("127.0.0.1", upstream.port);
+    for (int i = 0; i < COUNT(answers); i++)
+        expect(fetcher, "x", REASON_NONE, i == 2 ? 204 : 200, bodies[i]);
+    int connections = atomic_load(&upstream.connections);
+    ck_assert_int_eq(connections, 1);
+    ck_assert_int_eq(atomic_load(&logged_lines), 0);
+    fetcher_destroy(fetcher);
+    upstream_stop(&upstream);
+}
+END_TEST
+
 /* Served as RFC 9112 has it, section 6.1, and then the connection is closed,
  * as is written there. Nobody is distrusted for it. */
 START_TEST(test_response_of_doubtful_framing_costs_its_connection)
@@ -1871,6 +1926,9 @@ static void add_connections(Suite *suite)
                         4 * COUNT(unasked_rows));
     tcase_add_loop_test(
         tests, test_unasked_response_costs_the_connections_of_a_while, 0, 2);
+    tcase_add_loop_test(
+        tests, test_surplus_after_no_content_costs_its_connection, 0, 3);
+    tcase_add_test(tests, test_connection_is_kept_after_no_content);
     tcase_add_loop_test(
         tests, test_response_of_doubtful_framing_costs_its_connection, 0, 6);
     tcase_add_test(tests, test_proxies_of_the_environment_are_ignored);
