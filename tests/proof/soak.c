@@ -50,7 +50,7 @@
 #define DOWN_MS 100           /* how long the upstream is down */
 #define TENTHS 10             /* of the time, with a look after each */
 #define LOOK_MS 5000          /* shortest time between two of these */
-#define GROWTH_KIB 512        /* of memory after the first tenth, at most */
+#define GROWTH_KIB 1024       /* of memory after the first tenth, at most */
 #define SHORT_GROWTH_KIB 2048 /* ... if that was too short to see a peak */
 #define REST_MS 20000         /* longest wait for the last connection's end */
 #define REASONS 32            /* kinds of errors, at most */
