@@ -100,8 +100,10 @@ static void serve_connection(struct connection *connection)
         if (reason != REASON_NONE && server->options.verbose)
             log_line("%s: line %lu: %s", connection->peer, connection->lines,
                      reason_text(reason));
-        if (!write_all(connection->fd, reply->data, reply->len))
+        if (!write_all(connection->fd, reply->data, reply->len)) {
+            reset_on_close(connection->fd);
             return;
+        }
         reply_shrink(reply);
     }
 }

@@ -66,6 +66,14 @@ void linger_until_sent(int fd)
         nanosleep(&(struct timespec){0, OUTPUT_POLL_MS * 1000000L}, NULL);
 }
 
+void reset_on_close(int fd)
+{
+    const struct linger none = {.l_onoff = 1, .l_linger = 0};
+
+    /* It cannot fail on a socket. */
+    (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+}
+
 struct rejects *rejects_create(long max)
 {
     struct rejects *rejects =

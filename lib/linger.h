@@ -22,6 +22,11 @@ void linger_until_closed(int fd);
  * fd. */
 void linger_until_sent(int fd);
 
+/* Has close(fd) discard what the client has not taken, and reset it. Else the
+ * system would keep that, without a descriptor and so beyond any limit, as
+ * long as the client's system answers. */
+void reset_on_close(int fd);
+
 /* Rejected clients that linger. Used by the accept loop alone. */
 struct rejects;
 

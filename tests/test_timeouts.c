@@ -7,6 +7,7 @@
 #include "fixture.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -188,10 +189,17 @@ START_TEST(test_deaf_client_and_hanging_fetch_are_dropped_after_ten_seconds)
     struct server_process *s = threadecho_start(NULL, "--echo");
     struct holding before = server_rests(s);
     struct client *deaf = client_open(s);
+    struct server_process *fetching =
+        threadecho_start(upstream, "--timeout 20");
+    struct holding fetched = server_rests(fetching);
+    struct client *greedy = client_open(fetching);
+    struct pollfd reset = {.fd = greedy->fd};
     long long start = now_ms();
 
     client_say(hanging, "/hang");
     await_busy(1);
+    for (int i = 0; i < 16; i++) /* more than the system buffers */
+        client_say(greedy, "/size/1000000");
     ck_assert_int_eq(kill(stopping->pid, SIGTERM), 0);
 
     stuff(deaf);
@@ -203,6 +211,12 @@ START_TEST(test_deaf_client_and_hanging_fetch_are_dropped_after_ten_seconds)
     ck_assert_int_ge(now_ms() - start, 9900);
     client_reset(deaf);
     stop_recovered(s, before);
+
+    /* Nothing is left that would wait for the client to read. */
+    ck_assert_int_eq(poll(&reset, 1, PATIENCE_MS), 1);
+    ck_assert_int_ne(reset.revents & POLLERR, 0);
+    client_close(greedy);
+    stop_recovered(fetching, fetched);
 
     ck_assert(server_ends(stopping, PATIENCE_MS));
     ck_assert_int_ge(now_ms() - start, 9900);

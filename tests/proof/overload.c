@@ -533,12 +533,19 @@ int main(int argc, char **argv)
     check_rest(&attacked);
     double rest_seconds = (double)(now_us() - silent) / 1e6;
     check_rest(&other);
+    /* Nor may the system keep what they have not read. */
+    long long deadline = subject_now_ms() + SUBJECT_PATIENCE_MS;
+    while (atomic_load(&attack.open[0]) + atomic_load(&attack.open[1]) > 0) {
+        if (subject_now_ms() >= deadline)
+            give_up("%ld hostile clients that trickle and %ld that never read "
+                    "are still connected",
+                    atomic_load(&attack.open[0]),
+                    atomic_load(&attack.open[1]));
+        pause_ms(TICK_MS);
+    }
     atomic_store(&attack.over, true);
     pthread_join(attack.thread, NULL);
     close(attack.epoll);
-    for (size_t i = 0; i < attack.count; i++)
-        if (attack.all[i].fd >= 0)
-            close(attack.all[i].fd);
     free(attack.all);
 
     char *log = server_summary(&attacked.server, &summary);
