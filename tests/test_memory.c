@@ -166,7 +166,7 @@ END_TEST
 /* Its threads still use what they have. */
 START_TEST(test_end_that_cuts_off_a_fetch_takes_nothing_from_it)
 {
-    struct server_process *s = start("--timeout 10.3 --max-fetches 2");
+    struct server_process *s = start("--timeout 60 --max-fetches 2");
     struct client *c = client_open(s);
 
     client_say(c, "/drip");
