@@ -572,6 +572,28 @@ START_TEST(test_descriptors_are_shared_out_to_the_last)
 }
 END_TEST
 
+/* Returns how many pages of the server can't be touched at all, each between
+ * others: below a stack it stops an overflow. */
+static int guard_pages(const struct server_process *s)
+{
+    char path[64], line[512];
+    int count = 0;
+
+    snprintf(path, sizeof path, "/proc/%d/maps", (int)s->pid);
+    FILE *file = fopen(path, "re");
+    ck_assert_ptr_nonnull(file);
+    while (fgets(line, sizeof line, file) != NULL) { /* START-END RIGHTS ... */
+        char *at;
+        unsigned long start = strtoul(line, &at, 16);
+        unsigned long end = *at == '-' ? strtoul(at + 1, &at, 16) : start;
+        if (strncmp(at, " ---p ", 6) == 0 &&
+            end - start == (unsigned long)sysconf(_SC_PAGESIZE))
+            count++;
+    }
+    fclose(file);
+    return count;
+}
+
 /* With one heap for all threads, only their stacks make a difference. */
 START_TEST(test_stacks_have_the_size_that_was_asked_for)
 {
@@ -586,6 +608,7 @@ START_TEST(test_stacks_have_the_size_that_was_asked_for)
 
     if (!server_sanitized(s) && threads_per_client() > 0) {
         long before = server_status(s, "VmSize");
+        int guards = guard_pages(s);
         for (int i = 0; i < CLIENTS; i++) {
             clients[i] = client_open(s);
             ck_assert_str_eq(client_ask(clients[i], "hello"), "echo: hello");
@@ -593,6 +616,7 @@ START_TEST(test_stacks_have_the_size_that_was_asked_for)
         long more = server_status(s, "VmSize") - before;
         ck_assert_int_ge(more, CLIENTS * sizes[_i]);
         ck_assert_int_le(more, CLIENTS * sizes[_i] + SLACK_KIB);
+        ck_assert_int_eq(guard_pages(s), guards + CLIENTS);
         for (int i = 0; i < CLIENTS; i++)
             client_close(clients[i]);
     }
