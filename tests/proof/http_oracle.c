@@ -24,10 +24,12 @@
  *     - either of these two folded, where readers have differed (RFC 9112
  *       5.2 lets a proxy refuse any fold), and a fold in trailers;
  *     - HTTP/1.2 to HTTP/1.9, which do not exist: libcurl refuses them;
+ *     - perhaps, two lengths of 18 digits or more that differ: neither can be
+ *       served, so whether the server notices is left to it;
  *     - 101, because no upgrade was asked for;
  *     - a chunk size of more than 16 digits, zeros in front included.
  *
- * Limits of size (a line of 100 KiB, a head of 256 KiB) are beyond the inputs
+ * Limits of size (a line of 100 KiB, a head of 64 KiB) are beyond the inputs
  * and left to the suites. Content-Encoding is ignored, as none was asked for.
  *
  * SPDX-License-Identifier: MIT
@@ -38,6 +40,7 @@
 #include <strings.h>
 
 #define MOST_CHUNK_DIGITS 16
+#define HUGE_DIGITS 18
 
 /* The bytes, and how far they have been read. */
 struct reader {
@@ -158,7 +161,8 @@ static enum verdict read_line(struct reader *reader, struct text *line,
 
 /* What the head says about the rest. */
 struct head {
-    bool old; /* HTTP/1.0 */
+    bool lengths_unclear; /* two huge lengths differ */
+    bool old;             /* HTTP/1.0 */
     bool has_length;
     struct text length; /* its digits, without zeros in front */
     bool chunked;
@@ -221,8 +225,11 @@ static bool take_length(struct head *head, struct text value)
         }
         if (head->has_length &&
             (element.len != head->length.len ||
-             memcmp(element.data, head->length.data, element.len) != 0))
-            return false;
+             memcmp(element.data, head->length.data, element.len) != 0)) {
+            if (element.len < HUGE_DIGITS || head->length.len < HUGE_DIGITS)
+                return false;
+            head->lengths_unclear = true;
+        }
         head->has_length = true;
         head->length = element;
     }
@@ -424,6 +431,7 @@ void oracle_read(const char *data, size_t len, bool closed,
         answer->verdict = read_status_line(&reader, &head);
         if (answer->verdict == ORACLE_WHOLE)
             answer->verdict = read_fields(&reader, &head);
+        answer->may_be_bad = head.lengths_unclear;
         if (answer->verdict != ORACLE_WHOLE)
             return;
         if (answer->status == 101)

@@ -29,6 +29,7 @@ struct answer {
     size_t body_len;
     size_t body_due; /* what the body would have at least, if it ended well */
     size_t used;     /* bytes of the response; those after it are surplus */
+    bool may_be_bad; /* refusing it as not HTTP is right as well */
     bool by_close;   /* it ended with the connection */
     bool persists;   /* another request may be sent over the connection */
 };
