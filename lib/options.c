@@ -206,8 +206,9 @@ bool parse_options(int argc, char **argv, struct options *options)
     return true;
 }
 
-/* Prints an option and its argument, then its help from column 29 on. */
-static int print_row(const struct row *row)
+/* Prints an option and its argument, then its help from column 29 on. If that
+ * fails, stdout remembers it. */
+static void print_row(const struct row *row)
 {
     char left[64], letter[8] = "    ";
 
@@ -217,26 +218,32 @@ static int print_row(const struct row *row)
              row->argument != NULL ? " " : "",
              row->argument != NULL ? row->argument : "");
     int first = (int)strcspn(row->help, "\n");
-    int n = printf("  %-26s %.*s", left, first, row->help);
-    if (n > 0 && row->help[first] == '\n')
-        n = printf("\n%29s%s", "", row->help + first + 1);
-    if (n > 0 && row->initial != NULL)
-        n = printf(" (%s)", row->initial);
-    return n > 0 ? printf("\n") : n;
+    printf("  %-26s %.*s", left, first, row->help);
+    if (row->help[first] == '\n')
+        printf("\n%29s%s", "", row->help + first + 1);
+    if (row->initial != NULL)
+        printf(" (%s)", row->initial);
+    printf("\n");
+}
+
+/* Returns whether all that was printed has been written. */
+static bool all_written(void)
+{
+    return fflush(stdout) == 0 && ferror(stdout) == 0;
 }
 
 bool print_help(void)
 {
-    int n = printf("Usage: threadecho [OPTION]...\n"
-                   "Answers each line a client sends with what URL?text=LINE "
-                   "returns.\n\n");
-    for (int i = 0; n > 0 && i < ROWS; i++)
-        n = print_row(&rows[i]);
-    return n > 0 && fflush(stdout) == 0;
+    printf("Usage: threadecho [OPTION]...\n"
+           "Answers each line a client sends with what URL?text=LINE "
+           "returns.\n\n");
+    for (int i = 0; i < ROWS; i++)
+        print_row(&rows[i]);
+    return all_written();
 }
 
 bool print_version(const char *library)
 {
-    return printf("threadecho %s, %s\n", VERSION, library) > 0 &&
-           fflush(stdout) == 0;
+    printf("threadecho %s, %s\n", VERSION, library);
+    return all_written();
 }

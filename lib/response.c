@@ -29,8 +29,10 @@ void response_begin(struct response *response, struct buffer *body,
 /* Returns whether the byte is allowed in a field name. */
 static bool is_token_byte(char byte)
 {
+    static const char others[] = "-!#$%&'*+.^_`|~";
+
     return isalnum((unsigned char)byte) != 0 || /* in the C locale */
-           (byte != '\0' && strchr("-!#$%&'*+.^_`|~", byte) != NULL);
+           memchr(others, byte, strlen(others)) != NULL;
 }
 
 /* Reads "HTTP/1.x NNN", which a blank or nothing follows. */
