@@ -2,7 +2,8 @@
  * Unit tests of fetch.c: each way a fetch can end, against an upstream in the
  * same process. The file is included whole, as are those of lib/ that allocate
  * for it, so that each allocation can be made to fail; names are resolved by a
- * getaddrinfo of this file, so that no test depends on a name server.
+ * getaddrinfo of this file, so that no test depends on a name server. Calls of
+ * libcurl can be made to fail, too.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -12,12 +13,72 @@
 #include "rogue.h"
 #include "upstream_faults.h"
 
+#include <curl/curl.h>
+#include <openssl/ssl.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
+/* Calls of libcurl and OpenSSL until the one that fails, or below 0. */
+static long calls_left = -1;
+
+static bool call_fails(void)
+{
+    return calls_left >= 0 && calls_left-- == 0;
+}
+
+/* Without a handle a call fails. */
+static void *or_none(void *handle)
+{
+    return call_fails() ? NULL : handle;
+}
+
+static CURLcode try_global_init(long flags, curl_malloc_callback malloc_with,
+                                curl_free_callback free_with,
+                                curl_realloc_callback realloc_with,
+                                curl_strdup_callback strdup_with,
+                                curl_calloc_callback calloc_with)
+{
+    return call_fails()
+               ? CURLE_FAILED_INIT
+               : curl_global_init_mem(flags, malloc_with, free_with,
+                                      realloc_with, strdup_with, calloc_with);
+}
+
+static CURLU *try_url_dup(CURLU *url)
+{
+    return call_fails() ? NULL : curl_url_dup(url);
+}
+
+/* The library that TLS is said to be by, or NULL for the real one. */
+static const curl_version_info_data *claimed;
+
+static const curl_version_info_data *version_info(CURLversion age)
+{
+    return claimed != NULL ? claimed : curl_version_info(age);
+}
+
+static int try_set_ex_data(SSL_CTX *context, int index, void *data)
+{
+    return call_fails() ? 0 : SSL_CTX_set_ex_data(context, index, data);
+}
+
+#undef curl_easy_setopt
+#undef curl_easy_getinfo
+#define curl_easy_setopt(easy, option, value)                                 \
+    curl_easy_setopt(or_none(easy), option, value)
+#define curl_easy_getinfo(easy, info, value)                                  \
+    curl_easy_getinfo(or_none(easy), info, value)
+#define curl_url_get(url, part, value, flags)                                 \
+    curl_url_get(or_none((void *)(url)), part, value, flags)
+#define curl_url_set(url, part, value, flags)                                 \
+    curl_url_set(or_none(url), part, value, flags)
+#define curl_global_init_mem try_global_init
+#define curl_url_dup try_url_dup
+#define curl_version_info version_info
+#define SSL_CTX_set_ex_data try_set_ex_data
 #define malloc failing_malloc
 #define realloc failing_realloc
 #define calloc failing_calloc
@@ -26,11 +87,16 @@
 #include "../fetch.c"
 #include "../lib/reply.c"
 #include "../lib/slots.c"
+#include "../lib/tls.c"
 #undef free
 #undef strdup
 #undef calloc
 #undef realloc
 #undef malloc
+#undef SSL_CTX_set_ex_data
+#undef curl_version_info
+#undef curl_url_dup
+#undef curl_global_init_mem
 
 #include <arpa/inet.h>
 #include <dlfcn.h>
@@ -1164,6 +1230,25 @@ START_TEST(test_connection_is_new_each_time_without_keepalive)
 END_TEST
 
 /* More often than the five times that libcurl tries in all. */
+/* There is none to keep, so nothing is said of it. */
+START_TEST(test_unasked_bytes_cost_nothing_without_keepalive)
+{
+    struct scripted_upstream upstream = {
+        .converse = converse_and_stay,
+        .saying = SAYS(CHUNKED CHUNKS LENGTH_3 "999")};
+
+    options.keepalive = false;
+    ck_assert(upstream_start(&upstream, AF_INET));
+    struct fetcher *fetcher = open_port("127.0.0.1", upstream.port);
+    for (int again = 0; again < 2; again++)
+        expect(fetcher, "x", REASON_NONE, 200, "abc");
+    ck_assert_int_eq(atomic_load(&logged_lines), 0);
+    ck_assert_int_eq(atomic_load(&fetcher->distrusted_until), 0);
+    fetcher_destroy(fetcher);
+    upstream_stop(&upstream);
+}
+END_TEST
+
 START_TEST(test_stale_connection_is_replaced_however_often)
 {
     static const char *const paths[] = {"/stale", "/close-unsaid", "/close",
@@ -1791,6 +1876,65 @@ START_TEST(test_each_allocation_may_fail)
 }
 END_TEST
 
+/* Lengths around that of a buffer, so that memory can end at each piece. */
+enum { SHORTEST = 40, LONGEST = 80 };
+
+START_TEST(test_target_is_made_whole_or_not_at_all)
+{
+    static const char *const queries[] = {"", "?a", "?abcdefghijklmnop"};
+    static const char *const starts[] = {
+        "?text=", "?a&text=", "?abcdefghijklmnop&text="};
+    char url[256], path[LONGEST + 1] = "/", target[256];
+
+    for (int len = 1; len < LONGEST; len++) {
+        path[len] = 'x';
+        if (len < SHORTEST)
+            continue;
+        snprintf(url, sizeof url, "http://h%s%s", path, queries[_i]);
+        snprintf(target, sizeof target, "%s%s", path, starts[_i]);
+        bool ok = false;
+        for (long n = 0; !ok; n++) {
+            struct fetcher fetcher = {.url = curl_url()};
+            ck_assert_ptr_nonnull(fetcher.url);
+            ck_assert_int_eq(curl_url_set(fetcher.url, CURLUPART_URL, url, 0),
+                             CURLUE_OK);
+            allocation_fails_after(n);
+            ok = make_target(&fetcher);
+            ck_assert_int_eq(ok, !allocation_failed());
+            if (ok)
+                ck_assert_str_eq(fetcher.target, target);
+            counted_free(fetcher.target);
+            curl_url_cleanup(fetcher.url);
+        }
+    }
+}
+END_TEST
+
+START_TEST(test_request_is_made_whole_or_not_at_all)
+{
+    struct fetcher fetcher = {.target = (char[]){"/?text="}};
+    char text[LONGEST];
+
+    memset(text, 'x', sizeof text);
+    for (size_t len = SHORTEST; len < LONGEST; len++) {
+        bool ok = false;
+        for (long n = 0; !ok; n++) {
+            struct handle handle = {.easy = curl_easy_init()};
+            ck_assert_ptr_nonnull(handle.easy);
+            allocation_fails_after(n);
+            enum reason reason = set_target(&fetcher, &handle, text, len);
+            ok = !allocation_failed();
+            ck_assert_int_eq(reason, ok ? REASON_NONE : REASON_NO_MEMORY);
+            if (ok)
+                ck_assert_uint_eq(strlen(handle.target.data),
+                                  strlen(fetcher.target) + len);
+            counted_free(handle.target.data);
+            curl_easy_cleanup(handle.easy);
+        }
+    }
+}
+END_TEST
+
 /*
  * What libcurl says
  */
@@ -1819,6 +1963,195 @@ START_TEST(test_response_is_whole_only_when_both_say_so)
         line += len;
     }
     ck_assert_int_eq(transfer_reason(&handle, CURLE_OK), reasons[_i]);
+}
+END_TEST
+
+/* Each call of libcurl fails in turn, whether or not the real one can: while a
+ * fetcher is made, in its first fetch, in one on a kept connection, or in that
+ * of a long text. */
+START_TEST(test_each_call_of_libcurl_may_fail)
+{
+    enum { CREATE, FIRST, KEPT, LONG };
+    static char text[10001];
+    size_t len = _i == LONG ? sizeof text - 1 : 2;
+    char url[ROGUE_URL_SIZE];
+    bool failed = true;
+    long n;
+
+    memset(text, 'x', sizeof text - 1);
+    rogue_url(rogue, "/text?query", url);
+    options.url = url;
+    options.cacert = "/nowhere"; /* of no use for HTTP, and never read */
+    for (n = 0; failed; n++) {
+        struct buffer body = {0};
+        unsigned handle = 0;
+        long http_status;
+        const char *error = NULL;
+
+        if (_i == CREATE)
+            calls_left = n;
+        struct fetcher *fetcher = fetcher_create(&options, &error);
+        if (_i == CREATE) {
+            failed = calls_left < 0;
+            calls_left = -1;
+            ck_assert((fetcher == NULL) == (error != NULL));
+            ck_assert_int_eq(fetcher == NULL, failed);
+        }
+        if (fetcher == NULL)
+            continue;
+        if (_i == KEPT)
+            expect(fetcher, "hi", REASON_NONE, 200, "hi");
+        if (_i != CREATE)
+            calls_left = n;
+        enum reason reason =
+            fetch(fetcher, &handle, text, len, &body, &http_status);
+        if (_i != CREATE)
+            failed = calls_left < 0;
+        calls_left = -1;
+        if (reason == REASON_NONE) {
+            ck_assert_uint_eq(body.len, len);
+            ck_assert_mem_eq(body.data, text, len);
+        } else {
+            ck_assert(failed);
+            ck_assert_int_eq(reason, REASON_NO_MEMORY);
+            ck_assert_uint_eq(body.len, 0);
+        }
+        expect(fetcher, "next", REASON_NONE, 200, "next");
+        counted_free(body.data);
+        fetcher_destroy(fetcher);
+    }
+    ck_assert_int_ge(n, _i == FIRST ? 20 : 4); /* at least so many calls */
+}
+END_TEST
+
+/* Nor can libcurl's account of a failure make it worse. */
+START_TEST(test_failure_is_told_though_libcurl_does_not_tell_more)
+{
+    struct fetcher *fetcher = open_port("127.0.0.1", 1);
+    struct handle *handle = &fetcher->handles[0];
+
+    expect(fetcher, "hi", REASON_REFUSED, 0, "");
+    handle->easy = make_easy(fetcher, handle);
+    ck_assert_ptr_nonnull(handle->easy);
+    calls_left = 0;
+    ck_assert_int_eq(failure_reason(handle, CURLE_OPERATION_TIMEDOUT),
+                     REASON_TIMED_OUT);
+    ck_assert_int_lt(calls_left, 0);
+    calls_left = 1;
+    ck_assert_int_eq(failure_reason(handle, CURLE_COULDNT_CONNECT),
+                     REASON_REFUSED);
+    ck_assert_int_lt(calls_left, 0);
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+/* What a code means depends on whether the response had begun. */
+START_TEST(test_failure_is_of_the_response_once_it_has_begun)
+{
+    static const struct {
+        CURLcode code;
+        enum reason before, after;
+    } rows[] = {
+        {CURLE_OUT_OF_MEMORY, REASON_NO_MEMORY, REASON_BAD_HTTP},
+        {CURLE_FUNCTION_NOT_FOUND, REASON_FAILED, REASON_BAD_HTTP},
+        {CURLE_RECV_ERROR, REASON_TLS_FAILED, REASON_CLOSED_EARLY},
+        {CURLE_SEND_ERROR, REASON_TLS_FAILED, REASON_CLOSED_EARLY},
+        {CURLE_SSL_CIPHER, REASON_TLS_FAILED, REASON_TLS_FAILED},
+    };
+    struct fetcher *fetcher = open_path("/text");
+    struct handle *handle = &fetcher->handles[0];
+
+    for (int i = 0; i < COUNT(rows); i++) {
+        drop_easy(handle);
+        handle->easy = make_easy(fetcher, handle);
+        ck_assert_ptr_nonnull(handle->easy);
+        handle->message[0] = '\0';
+        handle->tls.certificate_wanted = true;
+        ck_assert_int_eq(failure_reason(handle, rows[i].code), rows[i].before);
+        expect(fetcher, "hi", REASON_NONE, 200, "hi");
+        handle->tls.certificate_wanted = true;
+        ck_assert_int_eq(failure_reason(handle, rows[i].code), rows[i].after);
+    }
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
+/* Whatever libcurl may hand over beside that: nothing, or half a line. */
+START_TEST(test_callbacks_take_no_bytes_and_half_a_line)
+{
+    struct handle handle = {.reason = REASON_NONE};
+    struct buffer body = {0};
+    char line[] = "HTTP/1.1 200 OK\n";
+
+    response_begin(&handle.response, &body, 100);
+    ck_assert_uint_eq(on_data(line, 1, 0, &handle), 0);
+    ck_assert_uint_eq(on_header(line, 1, 0, &handle), 0);
+    ck_assert_uint_eq(on_header(line, 1, 8, &handle), 8);
+    ck_assert_int_eq(handle.response.status, 0);
+    ck_assert_uint_eq(on_header(line, 1, sizeof line - 1, &handle),
+                      sizeof line - 1);
+    ck_assert_int_eq(handle.response.status, 200);
+}
+END_TEST
+
+START_TEST(test_zeroed_memory_is_no_less_than_asked_for)
+{
+    static const char zeros[64];
+
+    ck_assert_ptr_null(allocate_zeroed(SIZE_MAX / 2 + 1, 2));
+    ck_assert_ptr_null(allocate_zeroed(2, SIZE_MAX / 2 + 1));
+    for (size_t size = 0; size <= sizeof zeros; size += 8) {
+        void *data = allocate_zeroed(sizeof zeros / 8, size / 8);
+        ck_assert_ptr_nonnull(data);
+        ck_assert_mem_eq(data, zeros, sizeof zeros / 8 * (size / 8));
+        counted_free(data);
+    }
+}
+END_TEST
+
+/* Only OpenSSL has what lib/tls.c asks for. */
+START_TEST(test_another_library_of_tls_is_not_asked)
+{
+    static const struct {
+        const char *name;
+        bool openssl;
+    } rows[] = {
+        {"OpenSSL/3.0.19", true}, {"GnuTLS/3.7.9", false}, {NULL, false}};
+    char url[] = "https://127.0.0.1:1/";
+
+    for (int i = 0; i < COUNT(rows); i++) {
+        curl_version_info_data info = {.ssl_version = rows[i].name};
+        claimed = &info;
+        struct fetcher *fetcher = open_url(url);
+        ck_assert_int_eq(fetcher->openssl, rows[i].openssl);
+        claimed = NULL;
+        fetcher_destroy(fetcher);
+    }
+}
+END_TEST
+
+START_TEST(test_tls_that_cannot_be_watched_is_an_error)
+{
+    struct tls_events events = {0};
+    SSL_CTX *context = SSL_CTX_new(TLS_client_method());
+    CURL *easy = curl_easy_init();
+
+    ck_assert_ptr_nonnull(context);
+    ck_assert_ptr_nonnull(easy);
+    for (long n = 0; n < 2; n++) {
+        calls_left = n;
+        ck_assert_int_ne(tls_watch(easy, &events), CURLE_OK);
+        ck_assert_int_lt(calls_left, 0);
+    }
+    calls_left = 0;
+    ck_assert_int_eq(on_context(easy, context, &events), CURLE_OUT_OF_MEMORY);
+    ck_assert_int_eq(on_context(easy, context, &events), CURLE_OK);
+    ck_assert_ptr_eq(SSL_CTX_get_app_data(context), &events);
+    ck_assert(!tls_has_more(easy)); /* it has no connection yet */
+    calls_left = 0;
+    ck_assert(!tls_has_more(easy));
+    curl_easy_cleanup(easy);
+    SSL_CTX_free(context);
 }
 END_TEST
 
@@ -1919,6 +2252,7 @@ static void add_connections(Suite *suite)
     tcase_add_test(tests, test_warm_fetch_makes_few_calls);
     tcase_add_test(tests, test_large_bodies_are_read_in_large_pieces);
     tcase_add_test(tests, test_connection_is_new_each_time_without_keepalive);
+    tcase_add_test(tests, test_unasked_bytes_cost_nothing_without_keepalive);
     tcase_add_loop_test(tests, test_stale_connection_is_replaced_however_often,
                         0, 4);
     tcase_add_test(tests, test_upstream_may_go_away_and_come_back);
@@ -1965,9 +2299,19 @@ static void add_memory(Suite *suite)
 {
     TCase *tests = make_tests(suite, "memory");
     tcase_add_loop_test(tests, test_each_allocation_may_fail, 0, 4);
+    tcase_add_loop_test(tests, test_target_is_made_whole_or_not_at_all, 0, 3);
+    tcase_add_test(tests, test_request_is_made_whole_or_not_at_all);
     tcase_add_loop_test(tests, test_response_is_whole_only_when_both_say_so, 0,
                         5);
     tcase_add_test(tests, test_failure_of_tls_is_told_by_its_message);
+    tcase_add_loop_test(tests, test_each_call_of_libcurl_may_fail, 0, 4);
+    tcase_add_test(tests,
+                   test_failure_is_told_though_libcurl_does_not_tell_more);
+    tcase_add_test(tests, test_failure_is_of_the_response_once_it_has_begun);
+    tcase_add_test(tests, test_callbacks_take_no_bytes_and_half_a_line);
+    tcase_add_test(tests, test_zeroed_memory_is_no_less_than_asked_for);
+    tcase_add_test(tests, test_another_library_of_tls_is_not_asked);
+    tcase_add_test(tests, test_tls_that_cannot_be_watched_is_an_error);
     tcase_add_test(tests, test_library_is_named);
 }
 

@@ -1,7 +1,7 @@
 /*
  * Unit tests of lib/lines: the cutter, fed by hand, and read_line over a TCP
- * connection. The file is included whole, so that its allocations can be made
- * to fail.
+ * connection. The file is included whole, so that its allocations and its
+ * calls can be made to fail.
  *
  * SPDX-License-Identifier: MIT
  */
@@ -10,13 +10,44 @@
 #include "harness.h"
 #include "tcp_pair.h"
 
+#include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 
+/* Which of these calls fails, if one does. */
+static enum { NO_CALL, POLL, IOCTL, SHUTDOWN } failing;
+
+static int try_poll(struct pollfd *fds, nfds_t count, int timeout_ms)
+{
+    errno = ENOMEM;
+    return failing == POLL ? -1 : poll(fds, count, timeout_ms);
+}
+
+static int try_ioctl(int fd, unsigned long request, int *value)
+{
+    errno = ENOTTY;
+    return failing == IOCTL ? -1 : ioctl(fd, request, value);
+}
+
+static int try_shutdown(int fd, int how)
+{
+    errno = ENOTCONN;
+    return failing == SHUTDOWN ? -1 : shutdown(fd, how);
+}
+
+#define poll try_poll
+#define ioctl try_ioctl
+#define shutdown try_shutdown
 #define malloc failing_malloc
 #define realloc failing_realloc
 #include "../lib/lines.c"
 #undef realloc
 #undef malloc
+#undef shutdown
+#undef ioctl
+#undef poll
 
 #include <pthread.h>
 #include <signal.h>
@@ -304,6 +335,26 @@ START_TEST(test_long_line_is_not_answered_again_when_the_input_ends)
     feed(&lines, BYTES("123456789"), 9, &out);
     expect_transcript(&out, BYTES("<!line too long>"));
     ck_assert(!lines_last(&lines, REASON_LINE_TIMED_OUT, &line));
+    lines_free(&lines);
+}
+END_TEST
+
+/* What comes of it later is not begun, even before it is discarded. */
+START_TEST(test_rest_of_an_answered_line_is_no_line)
+{
+    struct transcript out = {.len = 0};
+    struct lines lines;
+    struct line line;
+    size_t room;
+
+    ck_assert(lines_init(&lines, 8));
+    feed(&lines, BYTES("abc"), 3, &out);
+    end(&lines, REASON_NONE, &out);
+    expect_transcript(&out, BYTES("<abc>"));
+    memcpy(lines_room(&lines, &room), "rest", 4);
+    ck_assert_uint_ge(room, 4);
+    lines_add(&lines, 4);
+    ck_assert(!lines_last(&lines, REASON_NONE, &line));
     lines_free(&lines);
 }
 END_TEST
@@ -733,6 +784,35 @@ START_TEST(test_end_of_input_of_a_client_that_is_gone_changes_nothing)
 }
 END_TEST
 
+/* A connection that can't be waited for is lost, with what came of it. */
+START_TEST(test_reader_ends_when_it_cannot_wait)
+{
+    set_reader(64, PATIENCE_MS, PATIENCE_MS);
+    tcp_pair_send(&pair, BYTES("one\n"));
+    failing = POLL;
+    expect_lines("", READER_ENDED);
+}
+END_TEST
+
+/* Without a count of what has come, that counts for nothing. */
+START_TEST(test_end_of_input_comes_at_once_when_bytes_cannot_be_counted)
+{
+    tcp_pair_send(&pair, BYTES("one\n"));
+    failing = IOCTL;
+    reader_end_input(&reader);
+    expect_lines("", READER_STOPPED);
+}
+END_TEST
+
+START_TEST(test_end_of_input_needs_no_shutdown_of_what_has_come)
+{
+    tcp_pair_send(&pair, BYTES("one\ntwo\n"));
+    failing = SHUTDOWN;
+    reader_end_input(&reader);
+    expect_lines("<one><two>", READER_STOPPED);
+}
+END_TEST
+
 static void *end_input_thread(void *arg)
 {
     (void)arg;
@@ -774,6 +854,7 @@ static Suite *lines_suite(void)
         REASON_NONE, REASONS);
     tcase_add_test(cutter,
                    test_long_line_is_not_answered_again_when_the_input_ends);
+    tcase_add_test(cutter, test_rest_of_an_answered_line_is_no_line);
     tcase_add_test(cutter, test_last_line_counts_its_cr);
     tcase_add_test(cutter, test_cutter_says_that_memory_is_short_and_goes_on);
     tcase_add_test(cutter, test_cutter_needs_no_memory_to_shrink);
@@ -786,6 +867,7 @@ static Suite *lines_suite(void)
     tcase_add_test(reading,
                    test_reader_has_no_line_when_the_client_says_nothing);
     tcase_add_test(reading, test_reader_ends_when_the_client_resets);
+    tcase_add_test(reading, test_reader_ends_when_it_cannot_wait);
     tcase_add_test(reading, test_reader_answers_a_long_line_and_reads_on);
     tcase_add_test(reading, test_line_that_is_not_completed_times_out);
     tcase_add_test(reading, test_line_timeout_counts_from_the_first_byte);
@@ -809,6 +891,10 @@ static Suite *lines_suite(void)
     tcase_add_test(ending, test_end_of_input_with_nothing_sent_is_the_end);
     tcase_add_test(ending, test_end_of_input_comes_after_what_was_received);
     tcase_add_test(ending, test_end_of_input_comes_after_much_that_was_sent);
+    tcase_add_test(
+        ending, test_end_of_input_comes_at_once_when_bytes_cannot_be_counted);
+    tcase_add_test(ending,
+                   test_end_of_input_needs_no_shutdown_of_what_has_come);
     tcase_add_test(ending,
                    test_end_of_input_after_the_clients_own_changes_nothing);
     tcase_add_test(ending,

@@ -10,17 +10,74 @@
 
 #include <stdlib.h>
 
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
+/* Calls of one kind until the one that fails, or below 0; and its errno. */
+static int recvs_left = -1, ioctls_left = -1, shutdowns_left = -1,
+           epolls_left = -1;
+static int call_error;
+
+static bool call_fails(int *left)
+{
+    if (*left < 0 || (*left)-- != 0)
+        return false;
+    errno = call_error;
+    return true;
+}
+
+static ssize_t try_recv(int fd, void *data, size_t size, int flags)
+{
+    return call_fails(&recvs_left) ? -1 : recv(fd, data, size, flags);
+}
+
+static int try_ioctl(int fd, unsigned long request, int *value)
+{
+    return call_fails(&ioctls_left) ? -1 : ioctl(fd, request, value);
+}
+
+static int try_shutdown(int fd, int how)
+{
+    return call_fails(&shutdowns_left) ? -1 : shutdown(fd, how);
+}
+
+static int try_epoll_create1(int flags)
+{
+    return call_fails(&epolls_left) ? -1 : epoll_create1(flags);
+}
+
+static int try_epoll_ctl(int epoll, int operation, int fd,
+                         struct epoll_event *event)
+{
+    return call_fails(&epolls_left) ? -1
+                                    : epoll_ctl(epoll, operation, fd, event);
+}
+
+#define recv try_recv
+#define ioctl try_ioctl
+#define shutdown try_shutdown
+#define epoll_create1 try_epoll_create1
+#define epoll_ctl try_epoll_ctl
 #define calloc failing_calloc
 #define free counted_free
 #include "../lib/linger.c"
 #undef free
 #undef calloc
+#undef epoll_ctl
+#undef epoll_create1
+#undef shutdown
+#undef ioctl
+#undef recv
 
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
 
 #define PAIRS 4
 
-static long long skipped_ms; /* beside the time that has passed */
+static atomic_llong skipped_ms; /* beside the time that has passed */
 
 long long clock_ms(void)
 {
@@ -202,6 +259,96 @@ START_TEST(test_client_that_is_gone_does_not_linger)
 }
 END_TEST
 
+/* A signal says nothing about the client; any other failure does. */
+START_TEST(test_client_is_not_gone_because_of_a_signal)
+{
+    recvs_left = 0;
+    call_error = EINTR;
+    ck_assert(!has_closed(pairs[0].fd));
+    recvs_left = 0;
+    call_error = ETIMEDOUT;
+    ck_assert(has_closed(pairs[0].fd));
+}
+END_TEST
+
+/* It can't be waited for, so it is closed at once. */
+START_TEST(test_reject_that_fails_is_closed_and_not_kept)
+{
+    struct rejects *rejects = rejects_create(PAIRS);
+
+    ck_assert_ptr_nonnull(rejects);
+    shutdowns_left = 0;
+    call_error = ENOTCONN;
+    reject(rejects, pairs[0].fd, REASON_NO_MEMORY);
+    expect_open("123");
+    epolls_left = 0;
+    call_error = ENOMEM;
+    reject(rejects, pairs[1].fd, REASON_NO_MEMORY);
+    expect_open("23");
+    ck_assert_int_eq(rejects_sweep(rejects), -1);
+    reject(rejects, pairs[2].fd, REASON_NO_MEMORY);
+    expect_open("23");
+    expect_line(0, "error: out of memory\n");
+    expect_line(1, "error: out of memory\n");
+    rejects_free(rejects);
+    expect_open("3");
+}
+END_TEST
+
+START_TEST(test_rejects_without_a_descriptor_are_none)
+{
+    epolls_left = 0;
+    call_error = EMFILE;
+    ck_assert_ptr_null(rejects_create(PAIRS));
+    ck_assert_int_eq(errno, EMFILE);
+    ck_assert_int_eq(allocations_held(), 0);
+}
+END_TEST
+
+/* Nothing says that it is sent, nor that it ever will be. */
+START_TEST(test_linger_until_sent_ends_when_nobody_knows)
+{
+    static char much[1 << 16];
+
+    while (send(pairs[0].fd, much, sizeof much, MSG_NOSIGNAL | MSG_DONTWAIT) >
+           0)
+        continue;
+    long long start = now_ms();
+    ioctls_left = 0;
+    call_error = ENOTTY;
+    linger_until_sent(pairs[0].fd);
+    ck_assert_int_lt(ioctls_left, 0);
+    ck_assert_int_lt(now_ms() - start, LINGER_MS);
+}
+END_TEST
+
+/* Sends something, but only once the time is over. */
+static void *sending_thread(void *arg)
+{
+    const struct tcp_pair *pair = arg;
+    char byte;
+
+    if (recv(pair->client, &byte, 1, 0) != 0) /* the wait has begun */
+        return NULL;
+    atomic_fetch_add(&skipped_ms, LINGER_MS);
+    return send(pair->client, "more", 4, MSG_NOSIGNAL) == 4 ? arg : NULL;
+}
+
+START_TEST(test_linger_until_closed_ends_though_the_client_goes_on)
+{
+    pthread_t thread;
+    void *result;
+    long long start = now_ms();
+
+    ck_assert_int_eq(pthread_create(&thread, NULL, sending_thread, &pairs[0]),
+                     0);
+    linger_until_closed(pairs[0].fd);
+    ck_assert_int_eq(pthread_join(thread, &result), 0);
+    ck_assert_ptr_eq(result, &pairs[0]);
+    ck_assert_int_lt(now_ms() - start, LINGER_MS);
+}
+END_TEST
+
 START_TEST(test_rejects_without_memory_are_none)
 {
     allocation_fails_after(0);
@@ -267,6 +414,12 @@ int main(void)
                         0, PAIRS);
     tcase_add_test(tests, test_each_lingers_for_two_seconds);
     tcase_add_test(tests, test_client_that_is_gone_does_not_linger);
+    tcase_add_test(tests, test_client_is_not_gone_because_of_a_signal);
+    tcase_add_test(tests, test_reject_that_fails_is_closed_and_not_kept);
+    tcase_add_test(tests, test_rejects_without_a_descriptor_are_none);
+    tcase_add_test(tests, test_linger_until_sent_ends_when_nobody_knows);
+    tcase_add_test(tests,
+                   test_linger_until_closed_ends_though_the_client_goes_on);
     tcase_add_test(tests, test_rejects_without_memory_are_none);
     tcase_add_test(tests, test_linger_until_closed_ends_with_the_client);
     tcase_add_test(tests, test_linger_until_sent_ends_with_the_output);

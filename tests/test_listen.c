@@ -34,6 +34,48 @@ static bool call_fails(void)
     return true;
 }
 
+/* Each of these names has two addresses, and this machine one of them. */
+static int find_addresses(const char *host, const char *port,
+                          const struct addrinfo *hints,
+                          struct addrinfo **found)
+{
+    bool first = strcmp(host, "first.example") == 0;
+
+    if (!first && strcmp(host, "second.example") != 0)
+        return getaddrinfo(host, port, hints, found);
+    ck_assert_int_eq(
+        getaddrinfo(first ? "127.0.0.1" : "192.0.2.1", port, hints, found), 0);
+    ck_assert_ptr_null((*found)->ai_next);
+    return getaddrinfo(first ? "192.0.2.1" : "127.0.0.1", port, hints,
+                       &(*found)->ai_next);
+}
+
+static int try_socket(int family, int type, int protocol)
+{
+    return call_fails() ? -1 : socket(family, type, protocol);
+}
+
+static int try_setsockopt(int fd, int level, int name, const void *value,
+                          socklen_t len)
+{
+    return call_fails() ? -1 : setsockopt(fd, level, name, value, len);
+}
+
+static int try_bind(int fd, const struct sockaddr *address, socklen_t len)
+{
+    return call_fails() ? -1 : bind(fd, address, len);
+}
+
+static int try_listen(int fd, int backlog)
+{
+    return call_fails() ? -1 : listen(fd, backlog);
+}
+
+static int try_getsockname(int fd, struct sockaddr *address, socklen_t *len)
+{
+    return call_fails() ? -1 : getsockname(fd, address, len);
+}
+
 /* What succeeds may change errno, too. */
 static int close_and_change_errno(int fd)
 {
@@ -48,11 +90,12 @@ static void free_and_change_errno(struct addrinfo *addresses)
     errno = EXDEV;
 }
 
-#define socket(...) (call_fails() ? -1 : socket(__VA_ARGS__))
-#define setsockopt(...) (call_fails() ? -1 : setsockopt(__VA_ARGS__))
-#define bind(...) (call_fails() ? -1 : bind(__VA_ARGS__))
-#define listen(...) (call_fails() ? -1 : listen(__VA_ARGS__))
-#define getsockname(...) (call_fails() ? -1 : getsockname(__VA_ARGS__))
+#define getaddrinfo find_addresses
+#define socket try_socket
+#define setsockopt try_setsockopt
+#define bind try_bind
+#define listen try_listen
+#define getsockname try_getsockname
 #define close close_and_change_errno
 #define freeaddrinfo free_and_change_errno
 #include "../lib/listen.c"
@@ -63,6 +106,7 @@ static void free_and_change_errno(struct addrinfo *addresses)
 #undef bind
 #undef setsockopt
 #undef socket
+#undef getaddrinfo
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof(array)[0]))
 #define X50 "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
@@ -413,6 +457,35 @@ START_TEST(test_each_call_of_a_listener_may_fail)
 }
 END_TEST
 
+/* That it does not have, or cannot have; but it tries no other if the first
+ * is its own. */
+START_TEST(test_host_is_its_first_address_that_this_machine_has)
+{
+    static const struct {
+        const char *address;
+        int error; /* of the first socket, or 0 */
+        bool listens;
+    } rows[] = {{"first.example:0", 0, true},
+                {"second.example:0", 0, true},
+                {"second.example:0", EAFNOSUPPORT, true},
+                {"second.example:0", EMFILE, false}};
+    char bound[ADDRESS_SIZE];
+    const char *error = "none";
+
+    calls_left = rows[_i].error != 0 ? 0 : -1;
+    call_error = rows[_i].error;
+    int fd = open_listener(rows[_i].address, 0, bound, &error);
+    ck_assert_int_lt(calls_left, 0);
+    ck_assert_msg(rows[_i].listens == (fd >= 0), "%s", error);
+    if (fd < 0) {
+        ck_assert_str_eq(error, strerror(EMFILE));
+    } else {
+        ck_assert_int_eq(strncmp(bound, "127.0.0.1:", 10), 0);
+        close(fd);
+    }
+}
+END_TEST
+
 /* A machine may have IPv6 and no address of it: at the socket, or the bind. */
 START_TEST(test_empty_host_is_ipv4_where_ipv6_fails)
 {
@@ -458,6 +531,8 @@ static Suite *listen_suite(void)
                    test_what_cannot_be_listened_on_is_refused_with_the_reason);
     tcase_add_loop_test(listeners, test_each_call_of_a_listener_may_fail, 0,
                         2);
+    tcase_add_loop_test(
+        listeners, test_host_is_its_first_address_that_this_machine_has, 0, 4);
     tcase_add_loop_test(listeners, test_empty_host_is_ipv4_where_ipv6_fails, 0,
                         2);
     suite_add_tcase(suite, listeners);

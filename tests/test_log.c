@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 static long long time_ms;
 
@@ -82,6 +83,23 @@ START_TEST(test_line_is_written_whole_up_to_its_longest)
 }
 END_TEST
 
+/* A text that can't be written in this locale costs no more than itself. */
+START_TEST(test_line_that_cannot_be_formatted_is_empty)
+{
+    char written[64] = "";
+    int file = memfd_create("log", MFD_CLOEXEC);
+
+    ck_assert_int_ge(file, 0);
+    int saved = replace_stderr(file);
+    log_line("%ls", L"\x100");
+    log_line("next");
+    restore_stderr(saved);
+    ck_assert_int_gt(pread(file, written, sizeof written - 1, 0), 0);
+    ck_assert_str_eq(written, "threadecho: \nthreadecho: next\n");
+    close(file);
+}
+END_TEST
+
 /* Nobody reads it, or it is closed: the line is lost, and errno with it. */
 START_TEST(test_line_without_room_is_dropped)
 {
@@ -133,6 +151,24 @@ START_TEST(test_open_reserves_the_standard_streams_alone)
 }
 END_TEST
 
+/* Nothing can be reserved then, and nothing may take their places either. */
+START_TEST(test_open_goes_on_without_a_descriptor)
+{
+    struct rlimit limit;
+
+    ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    rlim_t before = limit.rlim_cur;
+    limit.rlim_cur = STDERR_FILENO + 1;
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    log_open();
+    close(STDIN_FILENO);
+    log_open();
+    ck_assert_int_ge(fcntl(STDIN_FILENO, F_GETFD), 0);
+    limit.rlim_cur = before;
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("log");
@@ -142,8 +178,10 @@ int main(void)
     tcase_add_test(tests, test_same_fault_is_logged_once_in_five_seconds);
     tcase_add_loop_test(tests, test_line_is_written_whole_up_to_its_longest, 0,
                         6);
+    tcase_add_test(tests, test_line_that_cannot_be_formatted_is_empty);
     tcase_add_test(tests, test_line_without_room_is_dropped);
     tcase_add_test(tests, test_open_reserves_the_standard_streams_alone);
+    tcase_add_test(tests, test_open_goes_on_without_a_descriptor);
     suite_add_tcase(suite, tests);
     return run_suite(suite) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

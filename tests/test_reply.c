@@ -268,6 +268,30 @@ START_TEST(test_buffer_grows_at_the_end)
 }
 END_TEST
 
+/* Whichever of its bytes memory ends at. */
+START_TEST(test_escape_without_memory_is_not_left_out)
+{
+    static const char *const texts[] = {"%", "x%", "%x", "x%x%"};
+
+    for (size_t i = 0; i < COUNT(texts); i++) {
+        for (size_t room = 0; room <= 64; room++) {
+            struct buffer buffer = {.data = malloc(64), .size = 64};
+            ck_assert_ptr_nonnull(buffer.data);
+            buffer.len = 64 - room;
+            allocation_fails_after(0);
+            bool ok =
+                buffer_append_escaped(&buffer, texts[i], strlen(texts[i]));
+            ck_assert_int_eq(ok, !allocation_failed());
+            size_t needed = strlen(texts[i]);
+            for (const char *at = texts[i]; *at != '\0'; at++)
+                needed += *at == '%' ? 2 : 0;
+            ck_assert_int_eq(ok, room >= needed);
+            free(buffer.data);
+        }
+    }
+}
+END_TEST
+
 static Suite *reply_suite(void)
 {
     Suite *suite = suite_create("reply");
@@ -289,6 +313,7 @@ static Suite *reply_suite(void)
     tcase_add_test(tests, test_reply_keeps_a_small_buffer);
     tcase_add_test(tests, test_buffer_grows_at_the_end);
     tcase_add_test(tests, test_buffer_escapes_all_but_unreserved_bytes);
+    tcase_add_test(tests, test_escape_without_memory_is_not_left_out);
     suite_add_tcase(suite, tests);
     return suite;
 }

@@ -275,6 +275,8 @@ START_TEST(test_field_is_taken)
         "Content_Length: 5",
         "X-Content-Length: 5",
         "Transfer-Encodings: gzip",
+        "Transfer-Encodinh: gzip",
+        "Content-Lengti: x",
         "Trailer: Content-Length",
     };
 
@@ -631,6 +633,7 @@ START_TEST(test_transfer_encoding_is_chunked_and_no_other)
         {"chunke", BAD},
         {"chunkedd", BAD},
         {"identity", BAD},
+        {"deflate", BAD}, /* it is as long as "chunked" */
         {"none such", BAD},
         {"\"chunked\"", BAD},
         {"\vchunked", BAD},
