@@ -315,8 +315,8 @@ SOURCES = $(wildcard *.c lib/*.c bench/*.c bench/green/*.c bench/peers/*.c \
 	tests/*.c tests/proof/*.c)
 HEADERS = $(wildcard *.h lib/*.h bench/*.h bench/green/*.h bench/peers/*.h \
 	tests/*.h tests/proof/*.h)
-SCRIPTS = $(shell grep -slE '^.!.*sh$$' scripts/* bench/* bench/peers/* \
-	tests/* tests/proof/* .ci/*)
+SCRIPTS = $(shell grep -slE '^.!.*sh$$' scripts/* scripts/debian/* bench/* \
+	bench/peers/* tests/* tests/proof/* .ci/*)
 PYTHON_MODULES = $(wildcard bench/*.py bench/kit/*.py bench/peers/*.py)
 PYTHON_SCRIPTS = $(filter-out %.py,$(shell grep -slE '^.!.*python3$$' \
 	scripts/* bench/* tests/* tests/proof/* .ci/*))
