@@ -181,6 +181,8 @@ static CURL *make_easy(const struct fetcher *fetcher, struct handle *handle)
     SET(CURLOPT_FORBID_REUSE, fetcher->keepalive ? 0L : 1L);
     /* Or one that cannot be used again would stay beside its successor. */
     SET(CURLOPT_MAXCONNECTS, 1L);
+    /* libcurl 7.88 frees a part of it twice if memory runs out. */
+    SET(CURLOPT_SSL_SESSIONID_CACHE, 0L);
     SET(CURLOPT_BUFFERSIZE, SMALL_BUFFER);
     SET(CURLOPT_DNS_CACHE_TIMEOUT, 0L); /* look up at each new connection */
     /* What comes passes through lib/response, the chunks as they are. */

@@ -5,9 +5,18 @@
  *
  * SPDX-License-Identifier: MIT
  */
+#include "allocations.h"
 #include "fixture.h"
 
+#define malloc failing_malloc
+#define realloc failing_realloc
+#define calloc failing_calloc
+#define strdup failing_strdup
 #include "../fetch.c"
+#undef strdup
+#undef calloc
+#undef realloc
+#undef malloc
 #include "../lib/tls.c"
 
 #include <arpa/inet.h>
@@ -481,6 +490,36 @@ START_TEST(test_notice_of_the_close_is_no_other_alert)
 }
 END_TEST
 
+/* Of libcurl's. Each connection is new, and brings its tickets: libcurl 7.88
+ * freed twice what it kept of them. */
+START_TEST(test_each_allocation_of_a_connection_may_fail)
+{
+    struct tls_upstream tls = {.answer = answers[0].answer,
+                               .ends = {CLOSE_NOTIFY, CLOSE_NOTIFY}};
+    bool failed = true;
+
+    tls_start(&tls, versions[_i]);
+    for (long n = 0; failed; n++) {
+        struct fetcher *fetcher = open_upstream(&tls);
+        struct buffer body = {0};
+        unsigned handle = 0;
+        long status;
+
+        allocation_fails_after(n);
+        enum reason reason = fetch(fetcher, &handle, "x", 1, &body, &status);
+        failed = allocation_failed();
+        ck_assert(failed || reason == REASON_NONE);
+        for (int i = 0; i < 2; i++) {
+            atomic_store(&tls.requests, 0);
+            expect(fetcher, REASON_NONE, 200, letter(1), 3);
+        }
+        free(body.data);
+        fetcher_destroy(fetcher);
+    }
+    tls_stop(&tls);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("tls");
@@ -515,5 +554,10 @@ int main(void)
         closes, test_certificate_that_was_wanted_once_explains_no_later_close,
         0, COUNT(versions));
     tcase_add_test(closes, test_notice_of_the_close_is_no_other_alert);
+
+    TCase *memory = add_case_with(suite, "memory", NULL, NULL);
+    tcase_add_unchecked_fixture(memory, make_certificate, remove_certificate);
+    tcase_add_loop_test(memory, test_each_allocation_of_a_connection_may_fail,
+                        0, COUNT(versions));
     return run_suite(suite) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
