@@ -507,6 +507,8 @@ enum reason fetch(struct fetcher *fetcher, unsigned *handle, const char *text,
     return reason;
 }
 
+static const char out_of_memory[] = "out of memory";
+
 /* Returns what is wrong with a URL that libcurl could parse, or NULL. */
 static const char *check_url(CURLU *url)
 {
@@ -514,11 +516,11 @@ static const char *check_url(CURLU *url)
     char *scheme = NULL, *host = NULL;
 
     if (curl_url_get(url, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK)
-        error = "out of memory";
+        error = out_of_memory;
     else if (strcmp(scheme, "http") != 0 && strcmp(scheme, "https") != 0)
         error = "neither http:// nor https://";
     else if (curl_url_get(url, CURLUPART_HOST, &host, 0) != CURLUE_OK)
-        error = "out of memory"; /* http has a host, file has none */
+        error = out_of_memory; /* http has a host, file has none */
     /* What libcurl makes of such a name depends on the locale. */
     for (const char *at = host; at != NULL && *at != '\0'; at++)
         if ((unsigned char)*at > 127)
@@ -570,15 +572,18 @@ static const char *set_url(struct fetcher *fetcher, const char *text)
 {
     fetcher->url = curl_url();
     if (fetcher->url == NULL)
-        return "out of memory";
+        return out_of_memory;
     CURLUcode rc = curl_url_set(fetcher->url, CURLUPART_URL, text, 0);
     if (rc != CURLUE_OK)
-        return curl_url_strerror(rc);
+        return rc == CURLUE_OUT_OF_MEMORY ? out_of_memory
+                                          : curl_url_strerror(rc);
     const char *error = check_url(fetcher->url);
     if (error == NULL && !(make_target(fetcher) && make_shown(fetcher)))
-        error = "out of memory";
+        error = out_of_memory;
     fetcher->tls = error == NULL && strncmp(fetcher->shown, "https:", 6) == 0;
     fetcher->openssl = fetcher->tls && tls_is_openssl();
+    if (fetcher->openssl && !tls_prepare())
+        error = out_of_memory;
     return error;
 }
 
@@ -587,13 +592,16 @@ struct fetcher *fetcher_create(const struct fetch_options *options,
 {
     *error = "libcurl does not start";
     if (curl_global_init_mem(CURL_GLOBAL_DEFAULT, malloc, free, realloc,
-                             strdup, allocate_zeroed) != CURLE_OK)
+                             strdup, allocate_zeroed) != CURLE_OK) {
+        errno = ENOMEM;
         return NULL;
+    }
 
-    *error = "out of memory";
+    *error = out_of_memory;
     struct fetcher *fetcher = calloc(1, sizeof *fetcher);
     if (fetcher == NULL) {
         curl_global_cleanup();
+        errno = ENOMEM;
         return NULL;
     }
     fetcher->cacert = options->cacert;
@@ -614,6 +622,7 @@ struct fetcher *fetcher_create(const struct fetch_options *options,
     if (*error == NULL)
         return fetcher;
     fetcher_destroy(fetcher);
+    errno = *error == out_of_memory ? ENOMEM : EINVAL;
     return NULL;
 }
 

@@ -27,8 +27,9 @@ struct fetch_options {
 struct fetcher;
 
 /* Makes a fetcher; fetcher_destroy frees it. Returns NULL when that fails,
- * and *error then says why (static text). No handle and no connection is
- * made before the first fetch. */
+ * and *error then says why (static text), and errno is EINVAL if the URL is
+ * the reason, else ENOMEM. No handle and no connection is made before the
+ * first fetch. */
 struct fetcher *fetcher_create(const struct fetch_options *options,
                                const char **error);
 

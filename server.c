@@ -293,9 +293,10 @@ static int start_fetcher(struct server *server)
     server->fetcher = fetcher_create(&fetch_options, &error);
     if (server->fetcher != NULL)
         return 0;
+    int status = errno == EINVAL ? 2 : 1;
     log_line("--upstream: '%s': %s",
              hide_password(options->upstream, shown, sizeof shown), error);
-    return 2;
+    return status;
 }
 
 /* Opens what the server needs before it can serve. Returns the status to exit

@@ -15,6 +15,15 @@ bool tls_is_openssl(void)
     return name != NULL && strncmp(name, "OpenSSL", strlen("OpenSSL")) == 0;
 }
 
+bool tls_prepare(void)
+{
+    SSL_CTX *context = SSL_CTX_new(TLS_client_method());
+    bool made = context != NULL;
+
+    SSL_CTX_free(context);
+    return made;
+}
+
 /* OpenSSL's info callback. */
 static void on_event(const SSL *ssl, int where, int value)
 {

@@ -13,6 +13,11 @@
  * has nothing to ask. */
 bool tls_is_openssl(void);
 
+/* Has OpenSSL make what it makes once in a process, such as its source of
+ * random numbers. Where memory is short just then, some of it fails for good:
+ * better at the start than at a client's line. Returns false if it does. */
+bool tls_prepare(void);
+
 /* What has happened on a TLS connection. */
 struct tls_events {
     /* The upstream has ended its output on purpose; libcurl 7.88 takes a

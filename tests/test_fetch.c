@@ -1012,6 +1012,7 @@ START_TEST(test_create_refuses_what_is_no_url_and_says_why)
     const char *error = NULL;
     options.url = bad_urls[_i];
     ck_assert_ptr_null(fetcher_create(&options, &error));
+    ck_assert_int_eq(errno, EINVAL);
     ck_assert_ptr_nonnull(error);
     ck_assert_str_ne(error, "");
 }
@@ -1846,6 +1847,7 @@ START_TEST(test_each_allocation_may_fail)
             if (kept == 0)
                 allocation_fails_after(n);
             struct fetcher *fetcher = fetcher_create(&options, &error);
+            ck_assert(fetcher != NULL || errno == ENOMEM);
             if (kept == 1) {
                 ck_assert_ptr_nonnull(fetcher);
                 expect(fetcher, "hi", REASON_NONE, 200, "hi");
