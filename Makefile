@@ -210,6 +210,7 @@ build/peers/tasks: bench/peers/tasks.rs bench/peers/Cargo.toml
 
 TESTS = $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c \
 	tests/bench_*.c))
+SERVER_TESTS = $(filter $(BUILD)/tests/test_%,$(TESTS))
 TEST_PARTS = $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/test_%.c \
 	tests/bench_%.c tests/shim.c,$(wildcard tests/*.c)))
 
@@ -248,15 +249,19 @@ asan:
 tsan:
 	$(MAKE) $(TSAN) check
 
-# Which lines and branches the suites run. What is killed leaves no counts, and
-# _exit would leave none either.
+# Which lines and branches of the server its suites run. What is killed leaves
+# no counts, and _exit would leave none either.
 COVERAGE = build/coverage
-.PHONY: coverage
+COVERAGE_FLAGS =
+.PHONY: coverage check-server
+check-server: all $(SERVER_TESTS) $(BUILD)/tests/shim.so
+	tests/run $(BUILD) $(PROGRAM) $(SERVER_TESTS)
 coverage:
 	find build -path '$(COVERAGE)/*' -name '*.gcda' -delete
 	$(MAKE) CC=gcc BUILD=$(COVERAGE) PROGRAM=$(COVERAGE)/threadecho \
 		CFLAGS='-O0 -g --coverage -fprofile-update=atomic -D_exit=exit' \
-		check; status=$$?; tests/coverage $(COVERAGE) && exit $$status
+		HARDENING= check-server; status=$$?; \
+		tests/coverage $(COVERAGE) $(COVERAGE_FLAGS) && exit $$status
 
 # Each way to make the server fall over, tried: all, or one part of it. The
 # programs of these parts are in tests/proof.
