@@ -68,6 +68,13 @@ static const curl_version_info_data *version_info(CURLversion age)
     return claimed != NULL ? claimed : curl_version_info(age);
 }
 
+static bool no_contexts;
+
+static SSL_CTX *try_ctx_new(const SSL_METHOD *method)
+{
+    return no_contexts ? NULL : SSL_CTX_new(method);
+}
+
 static int try_set_ex_data(SSL_CTX *context, int index, void *data)
 {
     return call_fails() ? 0 : SSL_CTX_set_ex_data(context, index, data);
@@ -87,6 +94,7 @@ static int try_set_ex_data(SSL_CTX *context, int index, void *data)
 #define curl_global_init_mem try_global_init
 #define curl_url_dup try_url_dup
 #define curl_version_info version_info
+#define SSL_CTX_new try_ctx_new
 #define SSL_CTX_set_ex_data try_set_ex_data
 #define malloc failing_malloc
 #define realloc failing_realloc
@@ -103,6 +111,7 @@ static int try_set_ex_data(SSL_CTX *context, int index, void *data)
 #undef realloc
 #undef malloc
 #undef SSL_CTX_set_ex_data
+#undef SSL_CTX_new
 #undef curl_version_info
 #undef curl_url_dup
 #undef curl_global_init_mem
@@ -2144,6 +2153,22 @@ START_TEST(test_another_library_of_tls_is_not_asked)
 }
 END_TEST
 
+START_TEST(test_tls_that_cannot_be_prepared_is_out_of_memory)
+{
+    const char *error = NULL;
+
+    options.url = "https://127.0.0.1:1/";
+    no_contexts = true;
+    ck_assert_ptr_null(fetcher_create(&options, &error));
+    ck_assert_int_eq(errno, ENOMEM);
+    ck_assert_str_eq(error, "out of memory");
+    options.url = "http://127.0.0.1:1/"; /* does without */
+    struct fetcher *fetcher = fetcher_create(&options, &error);
+    ck_assert_ptr_nonnull(fetcher);
+    fetcher_destroy(fetcher);
+}
+END_TEST
+
 START_TEST(test_tls_that_cannot_be_watched_is_an_error)
 {
     struct tls_events events = {0};
@@ -2325,6 +2350,7 @@ static void add_memory(Suite *suite)
     tcase_add_test(tests, test_callbacks_take_no_bytes_and_half_a_line);
     tcase_add_test(tests, test_zeroed_memory_is_no_less_than_asked_for);
     tcase_add_test(tests, test_another_library_of_tls_is_not_asked);
+    tcase_add_test(tests, test_tls_that_cannot_be_prepared_is_out_of_memory);
     tcase_add_test(tests, test_tls_that_cannot_be_watched_is_an_error);
     tcase_add_test(tests, test_library_is_named);
 }
