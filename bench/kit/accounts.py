@@ -177,6 +177,22 @@ class Account:
         """
         return used_by(self.pids() if pids is None else pids)
 
+    def reading(self, pids):
+        """Return the time in ns, and the usage at that time."""
+        return time.monotonic_ns(), self.usage(pids)
+
+    def usable(self, readings):
+        """Return those readings of a Monitor that can be compared."""
+        return readings
+
+    def counters(self):
+        """Return what the live processes have used, as the kernel counts."""
+        return proc.counters(self.pids())
+
+    def memory_kib(self):
+        """Return the resident memory of the live processes."""
+        return proc.memory_kib(self.pids())
+
     def counts_ended(self):
         """Return whether usage() includes processes that have ended."""
         return False

@@ -26,6 +26,13 @@ FETCHES = ("libcurl", "sockets")
 class Contender:
     """A server, and how it uses its upstream connections."""
 
+    # What differs for a server that is not ours to start: see remote.py.
+    elsewhere = False
+    host = "127.0.0.1"
+    listen: str | None = None
+    shared_key = b""
+    loaded = False
+
     def __init__(self, name, model, template, connection, entry=None,
                  directory=None):
         self.name = name
@@ -198,15 +205,20 @@ def by_option(known, args):
             if not args.quick or contender.entry.get("quick")]
 
 
-def choose(root, args):
-    """Return all contenders to measure, and the user's own among them."""
+def choose(root, args, servers=()):
+    """Return all contenders to measure, and the user's own among them.
+
+    Servers that run elsewhere are measured alone, unless others are named.
+    """
     known = read_table(root, args.upstream_connections)
     peers = [own_server(text) for text in args.peer]
     named = [contender for wanted in args.contender
              for contender in pick(known, wanted)]
     names = {contender.name for contender in named}
     chosen = [contender for contender in by_option(known, args)
-              if contender.name not in names]
+              if contender.name not in names
+              and not (servers and not (args.group or args.matrix))]
+    peers = peers + list(servers)
     names |= {contender.name for contender in chosen + peers}
     base = args.baseline or BASELINE
     if chosen and base not in names:
@@ -220,7 +232,7 @@ def choose(root, args):
         if twice or (connection != "-" and name in own):
             raise Failure(f"{name} is given twice: rename one of them with "
                           "ALIAS=NAME")
-    return chosen, peers
+    return chosen, peers[:len(peers) - len(servers)]
 
 
 def problems(root, chosen):
@@ -245,6 +257,9 @@ def described(chosen):
     """Return what environment.json says of each contender."""
     found = []
     for contender in chosen:
+        if contender.elsewhere:
+            found.append(contender.described())
+            continue
         entry = contender.entry
         facts = {"name": contender.name, "model": contender.model,
                  "group": contender.group,

@@ -110,6 +110,8 @@ class Measurement:
         options = self.options
         levels = options.concurrency[-1 if options.quick else 0:]
         for contender in self.chosen if tracer else ():
+            if contender.elsewhere:
+                continue
             found = {level: calls.count(self.settings, tracer, contender,
                                         level, options.delay[0])
                      for level in levels}
@@ -229,7 +231,8 @@ class Measurement:
             model=contender.model, upstream_connection=contender.connection,
             concurrency=plan.concurrency, delay_ms=plan.delay_ms,
             rate_per_s=plan.rate, repetition=plan.repetition, why=[],
-            disturbed=[], client_connections=0, client_lines=None,
+            disturbed=[], unknown=[], client_connections=0,
+            client_lines=None,
             system_calls_per_request=self.counted.get(
                 (contender.key, plan.concurrency))
             if plan.delay_ms == self.options.delay[0] else None)
@@ -264,7 +267,10 @@ def describe(row):
     disturbed = directory.format_value(row["disturbed"] or [])
     if row["why"]:
         return "NOT VALID: " + directory.format_value(row["why"])
-    return (f"{row['throughput_per_s']:,.0f}/s, "
-            f"{row['cpu_per_request_us']:.1f} us CPU, "
+    cpu = row["cpu_per_request_us"]
+    used = "CPU unknown" if cpu is None else f"{cpu:.1f} us CPU"
+    unknown = directory.format_value(row["unknown"])
+    return (f"{row['throughput_per_s']:,.0f}/s, {used}, "
             f"p99 {row['latency_p99_us'] / 1000:.2f} ms"
-            f"{'; DISTURBED: ' + disturbed if disturbed else ''}")
+            f"{'; DISTURBED: ' + disturbed if disturbed else ''}"
+            f"{'; NOT KNOWN: ' + unknown if unknown else ''}")

@@ -200,13 +200,17 @@ def wait_for_port(program, name, patience=20):
                   f"{program.tail()}")
 
 
-def ask(port, line, patience=20):
+def join_address(host, port):
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def ask(port, line, patience=20, host="127.0.0.1"):
     """Send a line on a new connection; return the reply or None.
 
     patience is in seconds. Raises OSError if the connection fails.
     """
     limit = time.monotonic() + patience
-    with socket.create_connection(("127.0.0.1", port), 1) as client:
+    with socket.create_connection((host, port), 1) as client:
         client.sendall(line + b"\n")
         reply = b""
         while not reply.endswith(b"\n"):

@@ -784,6 +784,20 @@ def contents(comparisons):
     return f"<p>Charts and figures of each comparison:</p><ul>{links}</ul>"
 
 
+def where_it_ran(facts):
+    """Return on which machines the programs ran, in words."""
+    far = [f"{each['name']} {each['command'].replace('already, ', '')}"
+           for each in facts.get("contenders", ())
+           if each.get("model") == "elsewhere"]
+    if not far:
+        return ("The load generator, the upstream and the server ran on the "
+                "same machine, so compare the figures of this page with each "
+                "other, not with another machine’s.")
+    return (f"The load generator ran on this machine; {', '.join(far)}. Such "
+            "a server was started by somebody else, and the network is part "
+            "of its latencies. What is not known of it has no figure.")
+
+
 def run_sections(directory, made, baseline, facts):
     """Return the sections on the runs, drawing their charts."""
     rows = current(made)
@@ -794,10 +808,8 @@ def run_sections(directory, made, baseline, facts):
     sections = [
         *verdict.html_section(made, baseline, groups),
         f'<p class="faint">{escape(summary_line(rows, facts))}</p>',
-        "<p>Each figure below is the median of the repetitions. The load "
-        "generator, the upstream and the server ran on the same machine, so "
-        "compare the figures of this page with each other, not with another "
-        "machine’s.</p>", contents(comparisons)]
+        "<p>Each figure below is the median of the repetitions. "
+        f"{escape(where_it_ran(facts))}</p>", contents(comparisons)]
     matrices = matrix.matrices_of(made, baseline, facts)
     if matrices:
         sections.append(matrix.html_section(matrices, chart_directory))

@@ -11,7 +11,7 @@ CONNECTIONS = {
 }
 
 TEXT_COLUMNS = ("contender", "label", "model", "samples", "why", "disturbed",
-                "upstream_use")
+                "unknown", "upstream_use")
 # What names a planned run; entry is 2 where the baseline enters again.
 PLAN_COLUMNS = ("contender", "entry", "upstream_connection", "concurrency",
                 "delay_ms", "rate_per_s", "repetition")

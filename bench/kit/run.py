@@ -22,16 +22,16 @@ import subprocess
 import threading
 import time
 
-from . import proc, processes
+from . import proc, processes, remote
 from .processes import Failure, Program
 
 # The columns of runs.tsv; the name of a figure ends in its unit.
 COLUMNS = (
     "run", "contender", "entry", "model", "upstream_connection",
     "concurrency", "delay_ms", "rate_per_s", "repetition", "valid", "why",
-    "disturbed", "requests", "seconds", "throughput_per_s", "overhead_ratio",
-    "fastest_us", "latency_mean_us", "latency_p50_us", "latency_p90_us",
-    "latency_p99_us", "latency_p999_us", "latency_max_us",
+    "disturbed", "unknown", "requests", "seconds", "throughput_per_s",
+    "overhead_ratio", "fastest_us", "latency_mean_us", "latency_p50_us",
+    "latency_p90_us", "latency_p99_us", "latency_p999_us", "latency_max_us",
     "cpu_per_request_us", "cpu_user_per_request_us",
     "cpu_system_per_request_us", "server_cores",
     "voluntary_switches_per_request", "involuntary_switches_per_request",
@@ -39,7 +39,8 @@ COLUMNS = (
     "memory_per_connection_kib", "memory_growth_per_request_bytes", "threads",
     "processes", "littles_law_ratio", "load_cpu_per_request_us",
     "upstream_cpu_per_request_us", "load_cores", "upstream_cores",
-    "other_cores", "steal_cores", "client_replies", "server_requests",
+    "other_cores", "steal_cores", "server_host_other_cores",
+    "server_host_steal_cores", "client_replies", "server_requests",
     "server_connections", "upstream_requests", "upstream_connections",
     "upstream_text_bytes", "upstream_use", "samples")
 
@@ -89,7 +90,7 @@ class Monitor(threading.Thread):
     def __init__(self, server, upstream):
         super().__init__(daemon=True)
         self.server = server.account
-        self.upstream = upstream.pid
+        self.upstream = upstream and upstream.pid  # one of ours
         self.load = None
         self.readings = []
         self.over = threading.Event()
@@ -114,9 +115,10 @@ class Monitor(threading.Thread):
                 return
 
     def read(self, pids):
+        now, used = self.server.reading(pids)
         self.readings.append(Reading(
-            time.monotonic_ns(), self.server.usage(pids),
-            proc.cpu_ns([self.upstream]),
+            now, used,
+            proc.cpu_ns([self.upstream]) if self.upstream else None,
             proc.cpu_ns([self.load] if self.load else []), proc.machine(),
             time.process_time_ns()))
 
@@ -140,12 +142,14 @@ class Settings:
         os.makedirs(self.work, exist_ok=True)
         os.makedirs(os.path.join(output, "samples"), exist_ok=True)
 
-    def new_key(self, fetches):
+    def new_key(self, contender):
         """Make the key of a run, which only upstream and load may know.
 
-        A server that does not fetch can't know a mark, so there is none.
+        A server that does not fetch can't know a mark, so there is none. An
+        upstream that runs elsewhere has a key of the user's.
         """
-        self.key = secrets.token_bytes(KEY_BYTES) if fetches else b""
+        self.key = contender.shared_key or (
+            secrets.token_bytes(KEY_BYTES) if contender.fetches else b"")
 
     def key_pipe(self):
         """Return a pipe that has the key; the caller closes it."""
@@ -180,9 +184,11 @@ def start_with_key(settings, command, log, **arguments):
 class Load:
     """The load generator; it holds its connections once it has measured."""
 
-    def __init__(self, settings, port, concurrency, arguments, samples):
+    def __init__(self, settings, port, concurrency, arguments, samples,
+                 host="127.0.0.1"):
         command = [settings.program("load"), "--connect",
-                   f"127.0.0.1:{port}", "--connections", str(concurrency),
+                   processes.join_address(host, port),
+                   "--connections", str(concurrency),
                    "--json", "-", "--samples", samples, "--hold",
                    "--timeout", f"{settings.load_patience:g}"] + arguments
         self.program = start_with_key(
@@ -250,10 +256,14 @@ class Load:
 
 
 def start_upstream(settings, contender, delay_ms):
-    """Start a fresh upstream, without waiting until it listens."""
-    settings.new_key(contender.fetches)
+    """Start a fresh upstream, without waiting until it listens; return None
+    if the contender's runs elsewhere."""
+    settings.new_key(contender)
+    if contender.elsewhere and not contender.listen:
+        return None
     return start_with_key(
-        settings, [settings.program("upstream"), "--listen", "127.0.0.1:0",
+        settings, [settings.program("upstream"), "--listen",
+                   contender.listen or "127.0.0.1:0",
                    "--delay", f"{delay_ms:g}"], settings.log("upstream"))
 
 
@@ -265,9 +275,7 @@ def start_server(settings, contender, port, upstream_port):
                      cores=settings.server_cores,
                      cwd=contender.directory or settings.root,
                      untrusted=True)
-    expected = b"echo: " + PROBE
-    if contender.fetches:
-        expected += b" " + mark(settings.key, PROBE)
+    expected = probe_reply(settings, contender)
     limit = time.monotonic() + START_PATIENCE
     while time.monotonic() < limit:
         if server.ended():
@@ -292,6 +300,24 @@ def start_server(settings, contender, port, upstream_port):
                     f"{server.tail()}")
 
 
+def probe_reply(settings, contender):
+    """Return the reply that the first line must get, without its LF."""
+    reply = b"echo: " + PROBE
+    return reply + b" " + mark(settings.key, PROBE) if contender.fetches \
+        else reply
+
+
+def meet_server(settings, contender):
+    """Send a line to a server that runs elsewhere; return what stands for
+    it, and what is wrong or None."""
+    server = remote.Running(settings, contender)
+    reply, problem = remote.reach(contender, PROBE)
+    expected = probe_reply(settings, contender)
+    if problem is None and reply != expected + b"\n":
+        problem = describe_wrong(reply, expected)
+    return server, problem
+
+
 def describe_wrong(reply, expected):
     """Return what is wrong with the reply to the first line."""
     def shown(text):
@@ -309,19 +335,27 @@ def measure(settings, plan, row):
     """Fill in the row of one planned run; problems go to row['why']."""
     upstream = start_upstream(settings, plan.contender, plan.delay_ms)
     server = None
+    elsewhere = plan.contender.elsewhere
     try:
-        upstream_port = processes.wait_for_port(upstream, "upstream")
-        port = processes.free_port()
-        server, problem = start_server(settings, plan.contender, port,
-                                       upstream_port)
+        upstream_port = upstream and processes.wait_for_port(upstream,
+                                                             "upstream")
+        if elsewhere:
+            port = plan.contender.port
+            server, problem = meet_server(settings, plan.contender)
+        else:
+            port = processes.free_port()
+            server, problem = start_server(settings, plan.contender, port,
+                                           upstream_port)
         if problem:
             row["why"].append(problem)
             return
         drive(settings, plan, row, (server, upstream), (port, upstream_port))
-        if upstream.ended():
-            raise Failure(f"the upstream {upstream.ended()} in run "
-                          f"{row['run']}: {upstream.tail()}")
+        check_upstream(row, upstream)
     finally:
+        if elsewhere and server:
+            row["unknown"] = remote.unknown(server, plan.contender,
+                                            row["requests"])
+            plan.contender.loaded = True
         if server:
             early = server.ended()
             ending = server.stop()
@@ -331,10 +365,18 @@ def measure(settings, plan, row):
                 row["why"].append(f"the server {ending}")
             if plan.contender.entry:
                 check_summary(server, row)
-        lost = upstream.ended()
-        upstream.stop()
-        if plan.contender.fetches and not lost:
-            take_witness(plan, row, upstream)
+        if upstream:
+            lost = upstream.ended()
+            upstream.stop()
+            if plan.contender.fetches and not lost:
+                take_witness(plan, row, upstream)
+
+
+def check_upstream(row, upstream):
+    """Raise Failure if an upstream of ours has ended."""
+    if upstream and upstream.ended():
+        raise Failure(f"the upstream {upstream.ended()} in run "
+                      f"{row['run']}: {upstream.tail()}")
 
 
 def load_arguments(settings, plan):
@@ -351,32 +393,31 @@ def drive(settings, plan, row, programs, ports):
     server, upstream = programs
     raw = os.path.join(settings.work, "samples")
     answered = []  # memory once each connection has had a reply
-    before = proc.counters(server.pids())
+    before = server.account.counters()
     monitor = Monitor(server, upstream)
     load = Load(settings, ports[0], plan.concurrency,
-                load_arguments(settings, plan), raw)
+                load_arguments(settings, plan), raw,
+                host=plan.contender.host)
     monitor.load = load.program.pid
     monitor.start()
     try:
         held = load.await_hold(
-            settings.duration + settings.warmup + 60, programs,
-            lambda: answered.append(proc.memory_kib(server.pids())))
+            settings.duration + settings.warmup + 60, filter(None, programs),
+            lambda: answered.append(server.account.memory_kib()))
     finally:
         monitor.stop()
     strays = server.account.find_strays()
     if strays:
         row["why"].append("processes left the server's control group during "
                           "the run: what they used is not counted")
-    after = proc.counters(server.pids())
-    outsiders = find_outsiders(server, ports)
+    after = server.account.counters()
+    outsiders = not plan.contender.elsewhere and find_outsiders(server, ports)
     dead = server.ended()
     if dead:
         row["why"].append(f"the server {dead} during the run: "
                           f"{server.tail()}")
     figures = load.finish()
-    if upstream.ended():
-        raise Failure(f"the upstream {upstream.ended()} in run "
-                      f"{row['run']}: {upstream.tail()}")
+    check_upstream(row, upstream)
     if figures is None:
         row["why"].append(f"no figures: {load.complaint()}")
         return
@@ -392,17 +433,24 @@ def drive(settings, plan, row, programs, ports):
     if outsiders:
         row["why"].append("the CPU time of other processes that serve is not "
                           f"counted: {outsiders}")
-    take_counters(row, figures, before, after)
-    take_memory(plan, row, figures, before.memory_kib,
-                answered[0] if answered else None, after.memory_kib)
-    if not server.account.counts_ended():
-        check_ended(row, before, after)
-    take_window(row, raw, figures, monitor.readings)
+    if before and after:
+        take_counters(row, figures, before, after)
+        take_memory(plan, row, figures, before.memory_kib,
+                    answered[0] if answered else None, after.memory_kib)
+        if not server.account.counts_ended():
+            check_ended(row, before, after)
+    window = find_window(row, raw, figures,
+                         server.account.usable(monitor.readings))
+    if window:
+        take_window(plan, row, window, server.account)
     check_laws(plan, row)
     if plan.rate:
         check_rate(plan, row, raw)
     row["disturbed"] = disturbances(row["other_cores"] or 0,
                                     row["steal_cores"] or 0)
+    if window and plan.contender.elsewhere:
+        row["disturbed"] += far_disturbances(plan, row, window,
+                                             server.account)
 
 
 def find_outsiders(server, ports):
@@ -498,7 +546,9 @@ def take_memory(plan, row, figures, idle, answered, last):
     requests = figures["replies"] - plan.concurrency
     row["memory_idle_kib"] = idle
     row["memory_loaded_kib"] = last
-    if plan.concurrency >= 10:  # with fewer it depends on the allocator
+    # With fewer connections it depends on the allocator. A server that has
+    # been loaded keeps some of that memory.
+    if plan.concurrency >= 10 and not plan.contender.loaded:
         row["memory_per_connection_kib"] = (first - idle) / plan.concurrency
     if answered is not None and requests > 0:
         row["memory_growth_per_request_bytes"] = \
@@ -532,35 +582,71 @@ def find_window(row, raw, figures, readings):
     return begin, end, requests
 
 
-def take_window(row, raw, figures, readings):
+def take_window(plan, row, window, account):
     """Record CPU per request, between two readings in the measured time."""
-    window = find_window(row, raw, figures, readings)
-    if not window:
-        return
     begin, end, requests = window
     nanoseconds = end.ns - begin.ns
+    ours = (end.load - begin.load) + (end.own_ns - begin.own_ns)
+    if begin.upstream is not None:
+        upstream = end.upstream - begin.upstream
+        row["upstream_cpu_per_request_us"] = upstream / 1e3 / requests
+        row["upstream_cores"] = upstream / nanoseconds
+        ours += upstream
+    here = not plan.contender.elsewhere
+    if begin.server is not None:
+        total = take_cpu(row, window)
+        if here:
+            ours += total
+        elif account.same_machine():
+            here = True
+            ours += total + account.own_ns(begin, end)
+    busy = end.machine.busy_ns - begin.machine.busy_ns
+    stolen = end.machine.stolen_ns - begin.machine.stolen_ns
+    # without an agent a server on this machine would look like others
+    if here or not remote.is_ours(plan.contender.host):
+        row["other_cores"] = max(busy - ours, 0) / nanoseconds
+    row["steal_cores"] = stolen / nanoseconds
+
+
+def take_cpu(row, window):
+    """Record the server's CPU time, and return it in ns."""
+    begin, end, requests = window
     total, user, system = (late - early for early, late in
                            zip(begin.server, end.server))
-    upstream = end.upstream - begin.upstream
-    load = end.load - begin.load
     # the total is exact, its split is sampled by the kernel's ticks
     share = user / (user + system) if user + system else 0.5
     each = total / 1e3 / requests
     row["cpu_per_request_us"] = each
     row["cpu_user_per_request_us"] = each * share
     row["cpu_system_per_request_us"] = each * (1 - share)
-    row["upstream_cpu_per_request_us"] = upstream / 1e3 / requests
-    row["server_cores"] = total / nanoseconds
-    row["upstream_cores"] = upstream / nanoseconds
-    own = end.own_ns - begin.own_ns
-    busy = end.machine.busy_ns - begin.machine.busy_ns
-    stolen = end.machine.stolen_ns - begin.machine.stolen_ns
-    row["other_cores"] = max(busy - total - upstream - load - own,
-                             0) / nanoseconds
-    row["steal_cores"] = stolen / nanoseconds
+    row["server_cores"] = total / (end.ns - begin.ns)
     if each < CPU_LEAST_US:
         row["why"].append(f"the server used no CPU time ({each:.2f} us a "
                           "request): the process that serves was not found")
+    return total
+
+
+def far_disturbances(plan, row, window, account):
+    """Record how busy the host of a server elsewhere was; return in words
+    what disturbs there.
+
+    An upstream that runs elsewhere may be on that host, among the others.
+    """
+    begin, end, _ = window
+    if begin.server is None:
+        return []
+    found = []
+    if account.lateness(begin, end) > remote.LATE_SHARE:
+        found.append("the agent answered late, so that CPU per request may be "
+                     f"{100 * remote.LATE_SHARE:.0f} % off")
+    if account.same_machine():
+        return found
+    others, stolen = account.host_use(begin, end)
+    row["server_host_other_cores"] = others
+    row["server_host_steal_cores"] = stolen
+    return found + [f"on the server's host {what}" for what in disturbances(
+        others if plan.contender.listen else 0, stolen,
+        account.agent.introduction["cores"])]
 
 
 def take_witness(plan, row, upstream):
@@ -670,10 +756,9 @@ def check_rate(plan, row, raw):
                           f"{plan.rate:,.10g} lines per second")
 
 
-def disturbances(others, stolen):
+def disturbances(others, stolen, cores=len(proc.CORES)):
     """Return in words what disturbs: the cores that other programs use, the
-    cores that the hypervisor takes."""
-    cores = len(proc.CORES)
+    cores that the hypervisor takes; of this many."""
     found = []
     if others > min(OTHER_LIMIT * cores, OTHER_MOST):
         found.append(f"other programs used {others:.2f} cores")

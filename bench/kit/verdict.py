@@ -291,7 +291,7 @@ def sentence(verdict, name):
     who = f"{name} against itself" if name == baseline else name
     found = verdict.headline(name)
     if found is None:
-        return f"{who}: no valid pair of runs to compare"
+        return f"{who}: {no_ratio(verdict, name)}"
     level, ratio = found
     where = f"CPU per request at {results.connections(level)}"
     but = invalid(verdict, name, level)
@@ -304,6 +304,17 @@ def sentence(verdict, name):
                f"({number(ratio)}, {between}){but}"
     return f"{who}: {number(ratio)} of {baseline}'s {where} ({between}): " \
            f"{ratio.word}{but}"
+
+
+def no_ratio(verdict, name):
+    """Return why there is no ratio of CPU per request."""
+    comparison = verdict.comparison
+    for one in (name, verdict.baseline):
+        valid = [row for level in verdict.levels
+                 for row in comparison.runs(one, level)]
+        if valid and not any(comparison.figure(row, CPU) for row in valid):
+            return f"CPU per request of {one} is not known"
+    return "no valid pair of runs to compare"
 
 
 def invalid(verdict, name, level):
@@ -514,8 +525,12 @@ def quality(rows):
         said.append(f"{len(bad)} of {runs(len(counted), 'is', 'are')} not "
                     "valid, and in no figure.")
     elif not shaky:
+        checks = "the checks that can be made" if any(
+            "whether" in (row.get("unknown") or "") for row in counted) \
+            else "all checks"
         said.append(f"{'All ' if len(counted) > 1 else ''}"
-                    f"{runs(len(counted), 'has', 'have')} passed all checks.")
+                    f"{runs(len(counted), 'has', 'have')} passed {checks}.")
+    said += gaps(counted)
     again = len(rows) - len(counted)
     if again:
         said.append(f"Besides, {runs(again, 'was', 'were')} disturbed or "
@@ -526,6 +541,18 @@ def quality(rows):
                     f"{runs(len(disturbed), 'was', 'were')} disturbed, and "
                     "are in no figure.")
     return not bad and not shaky, said
+
+
+def gaps(rows):
+    """Return sentences on what is not known of servers that run elsewhere."""
+    found: dict[str, dict] = collections.defaultdict(dict)
+    for row in rows:
+        for reason in filter(None, (row.get("unknown") or "").split("; ")):
+            names = found[reason]
+            names[row["contender"]] = names.get(row["contender"], 0) + 1
+    return [f"NOT KNOWN: {reason} "
+            f"({', '.join(names)}: {runs(sum(names.values()), '', '')}"
+            .rstrip() + ")." for reason, names in found.items()]
 
 
 def runs(count, singular, plural):
