@@ -250,22 +250,21 @@ static void *signal_thread(void *arg)
     }
 }
 
-/* Sets how each signal is handled, before the first thread starts. Returns
- * 0 or an errno value. */
-static int set_signals(struct server *server)
+/* Sets how each signal is handled, before the first thread starts. That fails
+ * only for what is no signal. */
+static void set_signals(struct server *server)
 {
     struct sigaction hangup;
 
-    if (signal(SIGPIPE, SIG_IGN) == SIG_ERR || /* send and write report it */
-        sigaction(SIGHUP, NULL, &hangup) != 0)
-        return errno;
+    signal(SIGPIPE, SIG_IGN); /* send and write report it */
+    sigaction(SIGHUP, NULL, &hangup);
     sigemptyset(&server->signals);
     sigaddset(&server->signals, SIGTERM);
     sigaddset(&server->signals, SIGINT);
     sigaddset(&server->signals, SIGUSR1);
     if (hangup.sa_handler != SIG_IGN) /* as nohup has it */
         sigaddset(&server->signals, SIGHUP);
-    return pthread_sigmask(SIG_BLOCK, &server->signals, NULL);
+    pthread_sigmask(SIG_BLOCK, &server->signals, NULL);
 }
 
 /* Makes the fetcher that the options ask for. Returns the status to exit with
@@ -367,11 +366,7 @@ int main(int argc, char **argv)
     static struct server server;
 
     log_open();
-    int error = set_signals(&server);
-    if (error != 0) {
-        log_line("cannot set signals: %s", strerror(error));
-        return 1;
-    }
+    set_signals(&server);
     if (!parse_options(argc, argv, &server.options)) {
         fputs("Try threadecho --help.\n", stderr);
         return 2;
