@@ -35,9 +35,9 @@ DECIMALS = 4  # digits of a rate
 RATE = "rate_held_per_s"
 RATE_COLUMNS = (
     "contender", "entry", "model", "upstream_connection", "concurrency",
-    "delay_ms", "repetition", "valid", "why", "disturbed", "figure",
-    "relation", "limit_us", RATE, "rate_not_held_per_s", "latency_us",
-    "closed_loop_per_s", "tries", "upstream_use")
+    "delay_ms", "repetition", "valid", "why", "disturbed", "unknown",
+    "figure", "relation", "limit_us", RATE, "rate_not_held_per_s",
+    "latency_us", "closed_loop_per_s", "tries", "upstream_use")
 
 
 class Goal(collections.namedtuple("Goal", "figure relation limit_us")):
@@ -270,7 +270,7 @@ class Hunt:
             contender=contender.name, entry=plan.entry, model=contender.model,
             upstream_connection=contender.connection, tries=0,
             concurrency=plan.concurrency, delay_ms=plan.delay_ms,
-            repetition=plan.repetition, why=[], disturbed=[],
+            repetition=plan.repetition, why=[], disturbed=[], unknown=[],
             figure=goal.figure, relation=goal.relation,
             limit_us=goal.limit_us)
 
@@ -282,6 +282,10 @@ class Hunt:
             closed = self.last[None]
             row["closed_loop_per_s"] = closed["throughput_per_s"]
             row["upstream_use"] = closed["upstream_use"]
+            # a rate does not rest on the rest: CPU and memory
+            row["unknown"] = [reason for reason in
+                              (closed["unknown"] or "").split("; ")
+                              if reason.startswith("whether")]
             why = closed["why"] or ""
             if not closed["throughput_per_s"] or not all(
                     reason.startswith((run.LITTLES_LAW, run.KIT_LIMIT))
@@ -395,6 +399,7 @@ def quality(rows):
         said.append(f"Each rate is known to {100 * max(widths):.1f} % or "
                     f"better, in {sum(row['tries'] for row in rows):.0f} "
                     "tries.")
+    said += verdict.gaps(rows, ("search", "searches"))
     return not bad and not shaky, said
 
 

@@ -543,16 +543,16 @@ def quality(rows):
     return not bad and not shaky, said
 
 
-def gaps(rows):
+def gaps(rows, kind=("run", "runs")):
     """Return sentences on what is not known of servers that run elsewhere."""
     found: dict[str, dict] = collections.defaultdict(dict)
     for row in rows:
         for reason in filter(None, (row.get("unknown") or "").split("; ")):
             names = found[reason]
             names[row["contender"]] = names.get(row["contender"], 0) + 1
-    return [f"NOT KNOWN: {reason} "
-            f"({', '.join(names)}: {runs(sum(names.values()), '', '')}"
-            .rstrip() + ")." for reason, names in found.items()]
+    return [f"NOT KNOWN: {reason} ({', '.join(names)}: "
+            f"{(count := sum(names.values()))} {kind[count > 1]})."
+            for reason, names in found.items()]
 
 
 def runs(count, singular, plural):
