@@ -274,10 +274,13 @@ int poll(struct pollfd *fds, nfds_t count, int timeout_ms)
     return ready;
 }
 
+/* libFuzzer's own clock is the real one: it must not miss any time. */
 int clock_gettime(clockid_t id, struct timespec *now)
 {
     if (syscall(SYS_clock_gettime, id, now) != 0)
         return -1;
+    if (id == CLOCK_REALTIME)
+        return 0;
     long long ns = now->tv_nsec + skipped_ns % 1000000000;
     now->tv_sec += skipped_ns / 1000000000 + ns / 1000000000;
     now->tv_nsec = ns % 1000000000;
