@@ -86,7 +86,7 @@ $(LIB): $(patsubst %.c,$(BUILD)/%.o,$(wildcard lib/*.c))
 	$(AR) rcs $@ $^
 
 $(PROGRAM): $(BUILD)/server.o $(BUILD)/fetch.o $(LIB)
-	$(LINK) $(call pkg,--libs,libcurl libssl)
+	$(LINK) $(call pkg,--libs,libcurl libssl libcrypto)
 
 $(BUILD)/server.o $(BUILD)/fetch.o $(BUILD)/lib/tls.o: private REQUIRED += \
 	$(call pkg,--cflags,libcurl)
@@ -177,7 +177,7 @@ $(BUILD)/peers/naive: $(BUILD)/bench/peers/naive.o
 	$(LINK) $(call pkg,--libs,libcurl)
 
 $(BUILD)/peers/processes: $(BUILD)/fetch.o $(call peer,processes)
-	$(LINK) $(call pkg,--libs,libcurl libssl)
+	$(LINK) $(call pkg,--libs,libcurl libssl libcrypto)
 
 $(BUILD)/bench/peers/state_threads.o: private REQUIRED += \
 	$(call pkg,--cflags,st,peers)
@@ -221,7 +221,7 @@ check: all bench $(TESTS) $(BUILD)/tests/shim.so
 # The library again, after what single tests add below.
 $(TESTS): $(BUILD)/tests/%: $(BUILD)/tests/%.o $(TEST_PARTS) $(LIB)
 	$(LINK) $(LIB) $(call pkg,--libs,check,check) \
-		$(call pkg,--libs,libcurl libssl) $(TEST_LIBS)
+		$(call pkg,--libs,libcurl libssl libcrypto) $(TEST_LIBS)
 
 $(BUILD)/tests/bench_arguments: $(BUILD)/bench/arguments.o
 $(addprefix $(BUILD)/tests/bench_,mark payload): $(addprefix \
@@ -277,7 +277,7 @@ FUZZERS = $(patsubst tests/proof/%.c,$(BUILD)/proof/%,$(wildcard \
 	tests/proof/fuzz_*.c))
 $(FUZZERS): $(BUILD)/proof/%: $(BUILD)/tests/proof/%.o $(BUILD)/fetch.o $(LIB)
 	@mkdir -p $(@D)
-	$(LINK) $(call pkg,--libs,libcurl libssl)
+	$(LINK) $(call pkg,--libs,libcurl libssl libcrypto)
 $(BUILD)/proof/fuzz_fetch: $(BUILD)/tests/proof/http_oracle.o
 
 # Runs the server under the limits of scripts/threadecho.service.

@@ -582,7 +582,7 @@ static const char *set_url(struct fetcher *fetcher, const char *text)
         error = out_of_memory;
     fetcher->tls = error == NULL && strncmp(fetcher->shown, "https:", 6) == 0;
     fetcher->openssl = fetcher->tls && tls_is_openssl();
-    if (fetcher->openssl && !tls_prepare())
+    if (fetcher->openssl && !tls_prepare(fetcher->cacert))
         error = out_of_memory;
     return error;
 }
@@ -590,6 +590,8 @@ static const char *set_url(struct fetcher *fetcher, const char *text)
 struct fetcher *fetcher_create(const struct fetch_options *options,
                                const char **error)
 {
+    if (tls_is_openssl())
+        tls_watch_memory();
     *error = "libcurl does not start";
     if (curl_global_init_mem(CURL_GLOBAL_DEFAULT, malloc, free, realloc,
                              strdup, allocate_zeroed) != CURLE_OK) {

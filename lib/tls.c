@@ -5,7 +5,11 @@
  */
 #include "tls.h"
 
+#include <openssl/crypto.h>
+#include <openssl/err.h>
 #include <openssl/ssl.h>
+#include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 
 bool tls_is_openssl(void)
@@ -15,13 +19,53 @@ bool tls_is_openssl(void)
     return name != NULL && strncmp(name, "OpenSSL", strlen("OpenSSL")) == 0;
 }
 
-bool tls_prepare(void)
+/* An allocation of OpenSSL has failed. */
+static atomic_bool lacked_memory;
+
+static void *note(void *data, size_t size)
+{
+    if (data == NULL && size > 0)
+        atomic_store(&lacked_memory, true);
+    return data;
+}
+
+static void *allocate(size_t size, const char *file, int line)
+{
+    (void)file;
+    (void)line;
+    return note(malloc(size), size);
+}
+
+static void *reallocate(void *data, size_t size, const char *file, int line)
+{
+    (void)file;
+    (void)line;
+    return note(realloc(data, size), size);
+}
+
+static void release(void *data, const char *file, int line)
+{
+    (void)file;
+    (void)line;
+    free(data);
+}
+
+void tls_watch_memory(void)
+{
+    if (CRYPTO_set_mem_functions(allocate, reallocate, release) != 1)
+        return; /* too late */
+}
+
+bool tls_prepare(const char *cacert)
 {
     SSL_CTX *context = SSL_CTX_new(TLS_client_method());
     bool made = context != NULL;
 
+    if (made && cacert != NULL &&
+        SSL_CTX_load_verify_locations(context, cacert, NULL) != 1)
+        ERR_clear_error(); /* a bad file is a fetch's to report */
     SSL_CTX_free(context);
-    return made;
+    return made && !atomic_load(&lacked_memory);
 }
 
 /* OpenSSL's info callback. */

@@ -13,10 +13,16 @@
  * has nothing to ask. */
 bool tls_is_openssl(void);
 
+/* From now on notes whether an allocation of OpenSSL fails. Call it before
+ * anything uses OpenSSL, or it has no effect. */
+void tls_watch_memory(void);
+
 /* Has OpenSSL make what it makes once in a process, such as its source of
- * random numbers. Where memory is short just then, some of it fails for good:
- * better at the start than at a client's line. Returns false if it does. */
-bool tls_prepare(void);
+ * random numbers and what reads cacert, a PEM file or NULL. Where an
+ * allocation fails just then, some of it fails for good, mostly without a
+ * word: better at the start than at a client's line. Returns false if one has
+ * failed by now. */
+bool tls_prepare(const char *cacert);
 
 /* What has happened on a TLS connection. */
 struct tls_events {

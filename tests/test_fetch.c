@@ -105,12 +105,12 @@ static int try_set_ex_data(SSL_CTX *context, int index, void *data)
 #include "../fetch.c"
 #include "../lib/reply.c"
 #include "../lib/slots.c"
-#include "../lib/tls.c"
 #undef free
 #undef strdup
 #undef calloc
 #undef realloc
 #undef malloc
+#include "../lib/tls.c" /* OpenSSL keeps what it has allocated */
 #undef SSL_CTX_set_ex_data
 #undef SSL_CTX_new
 #undef curl_version_info
@@ -2170,6 +2170,19 @@ START_TEST(test_tls_that_cannot_be_prepared_is_out_of_memory)
 }
 END_TEST
 
+/* OpenSSL may not say so, and do without a part of it for good. */
+START_TEST(test_tls_that_lacked_memory_is_not_prepared)
+{
+    const char *error = NULL;
+
+    options.url = "https://127.0.0.1:1/";
+    ck_assert_ptr_null(note(NULL, 1));
+    ck_assert_ptr_null(fetcher_create(&options, &error));
+    ck_assert_int_eq(errno, ENOMEM);
+    ck_assert_str_eq(error, "out of memory");
+}
+END_TEST
+
 START_TEST(test_tls_that_cannot_be_watched_is_an_error)
 {
     struct tls_events events = {0};
@@ -2352,6 +2365,7 @@ static void add_memory(Suite *suite)
     tcase_add_test(tests, test_zeroed_memory_is_no_less_than_asked_for);
     tcase_add_test(tests, test_another_library_of_tls_is_not_asked);
     tcase_add_test(tests, test_tls_that_cannot_be_prepared_is_out_of_memory);
+    tcase_add_test(tests, test_tls_that_lacked_memory_is_not_prepared);
     tcase_add_test(tests, test_tls_that_cannot_be_watched_is_an_error);
     tcase_add_test(tests, test_library_is_named);
 }

@@ -8,6 +8,8 @@
 #include "allocations.h"
 #include "fixture.h"
 
+#include <stdlib.h>
+
 #define malloc failing_malloc
 #define realloc failing_realloc
 #define calloc failing_calloc
