@@ -54,9 +54,6 @@
  * that nobody asked for. */
 #define DISTRUST_MS 60000
 
-/* The kernel's TCP_ESTABLISHED: neither end has closed. */
-#define STATE_ESTABLISHED 1
-
 /* A place in the pool. Its easy handle is made when it is first used. */
 struct handle {
     CURL *easy;
@@ -292,7 +289,8 @@ static enum reason set_target(const struct fetcher *fetcher,
 /* Returns whether libcurl has discarded bytes of the connection, after a
  * transfer before which taken_before had been taken. It keeps the connection,
  * and does not say so, if they come in one read with the head of a response
- * without content. The kernel has counted them. */
+ * without content. The kernel has counted them. An end counts as well, and
+ * leaves nothing to keep. */
 static bool has_discarded(const struct fetcher *fetcher, struct handle *handle,
                           uint64_t taken_before)
 {
@@ -310,8 +308,6 @@ static bool has_discarded(const struct fetcher *fetcher, struct handle *handle,
                CURLE_OK &&
            fd != CURL_SOCKET_BAD &&
            getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
-           info.tcpi_state ==
-               STATE_ESTABLISHED && /* an end would count, too */
            info.tcpi_bytes_received > handle->taken;
 }
 

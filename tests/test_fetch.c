@@ -362,6 +362,14 @@ static void converse_unasked(struct scripted_upstream *upstream, int fd)
     }
 }
 
+/* Says it, and closes in the same segment. */
+static void converse_to_the_end(struct scripted_upstream *upstream, int fd)
+{
+    if (upstream_reads(upstream, fd)) /* without an answer the test fails */
+        (void)send(fd, upstream->saying.answer, upstream->saying.len,
+                   MSG_NOSIGNAL | MSG_MORE);
+}
+
 /* Never reads a byte. */
 static void converse_deaf(struct scripted_upstream *upstream, int fd)
 {
@@ -1447,6 +1455,27 @@ START_TEST(test_connection_is_kept_after_no_content)
 }
 END_TEST
 
+/* It is closed at once, and nobody is distrusted for it. */
+START_TEST(test_connection_that_ends_with_no_content_is_not_kept)
+{
+    struct scripted_upstream upstream = {
+        .converse = converse_to_the_end,
+        .saying = {BYTES("HTTP/1.1 204 No Content\r\n\r\n"), NULL}};
+
+    ck_assert(upstream_start(&upstream, AF_INET));
+    struct fetcher *fetcher = open_port("127.0.0.1", upstream.port);
+    for (int i = 1; i <= 3; i++) {
+        expect(fetcher, "x", REASON_NONE, 204, "");
+        ck_assert_ptr_null(fetcher->handles[0].easy);
+        int connections = atomic_load(&upstream.connections);
+        ck_assert_int_eq(connections, i);
+    }
+    ck_assert_int_eq(atomic_load(&logged_lines), 0);
+    fetcher_destroy(fetcher);
+    upstream_stop(&upstream);
+}
+END_TEST
+
 /* Served as RFC 9112 has it, section 6.1, and then the connection is closed,
  * as is written there. Nobody is distrusted for it. */
 START_TEST(test_response_of_doubtful_framing_costs_its_connection)
@@ -2316,6 +2345,8 @@ static void add_connections(Suite *suite)
     tcase_add_loop_test(
         tests, test_surplus_after_no_content_costs_its_connection, 0, 3);
     tcase_add_test(tests, test_connection_is_kept_after_no_content);
+    tcase_add_test(tests,
+                   test_connection_that_ends_with_no_content_is_not_kept);
     tcase_add_loop_test(
         tests, test_response_of_doubtful_framing_costs_its_connection, 0, 6);
     tcase_add_test(tests, test_proxies_of_the_environment_are_ignored);
