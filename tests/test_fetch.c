@@ -2212,6 +2212,14 @@ START_TEST(test_tls_that_lacked_memory_is_not_prepared)
 }
 END_TEST
 
+/* What OpenSSL gives back by asking for no bytes is no memory it lacked. */
+START_TEST(test_tls_that_gave_memory_back_is_prepared)
+{
+    ck_assert_ptr_null(reallocate(allocate(1, "", 0), 0, "", 0));
+    ck_assert(tls_prepare(NULL));
+}
+END_TEST
+
 START_TEST(test_tls_that_cannot_be_watched_is_an_error)
 {
     struct tls_events events = {0};
@@ -2397,6 +2405,7 @@ static void add_memory(Suite *suite)
     tcase_add_test(tests, test_another_library_of_tls_is_not_asked);
     tcase_add_test(tests, test_tls_that_cannot_be_prepared_is_out_of_memory);
     tcase_add_test(tests, test_tls_that_lacked_memory_is_not_prepared);
+    tcase_add_test(tests, test_tls_that_gave_memory_back_is_prepared);
     tcase_add_test(tests, test_tls_that_cannot_be_watched_is_an_error);
     tcase_add_test(tests, test_library_is_named);
 }
