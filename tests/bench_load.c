@@ -1259,14 +1259,14 @@ START_TEST(test_closed_loop_obeys_littles_law)
 }
 END_TEST
 
-/* Answers the first line at once and each other line after 10 ms. */
+/* Answers the first line at once and each other line after 50 ms. */
 static void *serve_one_quickly(void *arg)
 {
     char line[MAX_TEXT];
     int fd = next_client(arg);
     echo_some(fd, 1);
     while (hear(fd, line)) {
-        let_pass(10);
+        let_pass(50);
         echo(fd, line);
     }
     close(fd);
@@ -1279,9 +1279,9 @@ START_TEST(test_fastest_reply_may_be_one_of_the_warmup)
                                           "-n 9 --warmup 0.05s"};
     struct command *load = run_against(serve_one_quickly, options[_i]);
     check_failures(load, NULL, 0);
-    ck_assert_double_ge(figure(load->out, "p50"), 10000);
+    ck_assert_double_ge(figure(load->out, "p50"), 50000);
     double fastest = figure(load->out, "fastest_us");
-    ck_assert_msg(fastest > 0 && fastest < 10000, "%s", load->out);
+    ck_assert_msg(fastest > 0 && fastest < 50000, "%s", load->out);
     command_free(load);
 
     load = run_against(serve_in_10_ms, options[_i]);

@@ -478,7 +478,9 @@ static void tear_down(void)
     rogue_stop(rogue);
     for (;;) {
         now = server_holds(&s);
-        if (now.threads == before.threads || now_ms() >= deadline)
+        if ((now.threads == before.threads &&
+             now.descriptors == before.descriptors) ||
+            now_ms() >= deadline)
             break;
         let_pass(2); /* a detached thread is on its last steps */
     }
