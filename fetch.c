@@ -578,7 +578,7 @@ static const char *set_url(struct fetcher *fetcher, const char *text)
         error = out_of_memory;
     fetcher->tls = error == NULL && strncmp(fetcher->shown, "https:", 6) == 0;
     fetcher->openssl = fetcher->tls && tls_is_openssl();
-    if (fetcher->openssl && !tls_prepare(fetcher->cacert))
+    if (fetcher->openssl && !tls_prepare())
         error = out_of_memory;
     return error;
 }

@@ -6,7 +6,10 @@
 #include "tls.h"
 
 #include <openssl/crypto.h>
+#include <openssl/decoder.h>
 #include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/kdf.h>
 #include <openssl/ssl.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -56,16 +59,23 @@ void tls_watch_memory(void)
         return; /* too late */
 }
 
-bool tls_prepare(const char *cacert)
+bool tls_prepare(void)
 {
     SSL_CTX *context = SSL_CTX_new(TLS_client_method());
     bool made = context != NULL;
 
-    if (made && cacert != NULL &&
-        SSL_CTX_load_verify_locations(context, cacert, NULL) != 1)
-        ERR_clear_error(); /* a bad file is a fetch's to report */
     SSL_CTX_free(context);
-    return made && !atomic_load(&lacked_memory);
+    if (!made || atomic_load(&lacked_memory))
+        return false; /* a half of OpenSSL may crash */
+    /* With the first algorithm of a kind come all others. */
+    EVP_MAC_free(EVP_MAC_fetch(NULL, "HMAC", NULL));
+    EVP_KDF_free(EVP_KDF_fetch(NULL, "HKDF", NULL));
+    EVP_KEYEXCH_free(EVP_KEYEXCH_fetch(NULL, "ECDH", NULL));
+    EVP_SIGNATURE_free(EVP_SIGNATURE_fetch(NULL, "ECDSA", NULL));
+    EVP_ASYM_CIPHER_free(EVP_ASYM_CIPHER_fetch(NULL, "RSA", NULL));
+    OSSL_DECODER_free(OSSL_DECODER_fetch(NULL, "RSA", NULL));
+    ERR_clear_error();
+    return !atomic_load(&lacked_memory);
 }
 
 /* OpenSSL's info callback. */

@@ -18,11 +18,10 @@ bool tls_is_openssl(void);
 void tls_watch_memory(void);
 
 /* Has OpenSSL make what it makes once in a process, such as its source of
- * random numbers and what reads cacert, a PEM file or NULL. Where an
- * allocation fails just then, some of it fails for good, mostly without a
- * word: better at the start than at a client's line. Returns false if one has
- * failed by now. */
-bool tls_prepare(const char *cacert);
+ * random numbers. Where an allocation fails just then, some of it fails for
+ * good, mostly without a word: better at the start than at a client's line.
+ * Returns false if one has failed by now. */
+bool tls_prepare(void);
 
 /* What has happened on a TLS connection. */
 struct tls_events {
