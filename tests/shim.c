@@ -203,6 +203,10 @@ __attribute__((destructor)) static void end(void)
     atomic_store(&shim->ended, SHIM_EXITED);
 }
 
+/* Who asked for memory, where another function only passes that on. */
+static _Thread_local __attribute__((tls_model("initial-exec")))
+const void *asked;
+
 static void *(*real_malloc)(size_t);
 static void *(*real_calloc)(size_t, size_t);
 static void *(*real_realloc)(void *, size_t);
@@ -212,32 +216,32 @@ void *malloc(size_t size)
 {
     if (real_malloc == NULL)
         find(&real_malloc, "malloc");
-    if (fails_with_errno(SHIM_ALLOC, CALLER))
+    if (fails_with_errno(SHIM_ALLOC, asked != NULL ? asked : CALLER))
         return NULL;
-    return note(real_malloc(size), CALLER);
+    return note(real_malloc(size), asked != NULL ? asked : CALLER);
 }
 
 void *calloc(size_t count, size_t size)
 {
     if (real_calloc == NULL)
         find(&real_calloc, "calloc");
-    if (fails_with_errno(SHIM_ALLOC, CALLER))
+    if (fails_with_errno(SHIM_ALLOC, asked != NULL ? asked : CALLER))
         return NULL;
-    return note(real_calloc(count, size), CALLER);
+    return note(real_calloc(count, size), asked != NULL ? asked : CALLER);
 }
 
 void *realloc(void *data, size_t size)
 {
     if (real_realloc == NULL)
         find(&real_realloc, "realloc");
-    if (fails_with_errno(SHIM_ALLOC, CALLER))
+    if (fails_with_errno(SHIM_ALLOC, asked != NULL ? asked : CALLER))
         return NULL;
     /* Before the call: after it another thread may have the block. */
     const void *caller = forget(data);
     void *moved = real_realloc(data, size);
     if (moved == NULL && size != 0 && caller != NULL)
         note(data, caller);
-    return note(moved, CALLER);
+    return note(moved, asked != NULL ? asked : CALLER);
 }
 
 void free(void *data)
@@ -246,6 +250,48 @@ void free(void *data)
         find(&real_free, "free");
     forget(data);
     real_free(data);
+}
+
+/*
+ * OpenSSL's memory, which it has from functions of the server
+ */
+
+static void *(*server_malloc)(size_t, const char *, int);
+static void *(*server_realloc)(void *, size_t, const char *, int);
+
+static void *malloc_for_openssl(size_t size, const char *file, int line)
+{
+    asked = CALLER;
+    void *data = server_malloc(size, file, line);
+    asked = NULL;
+    return data;
+}
+
+static void *realloc_for_openssl(void *data, size_t size, const char *file,
+                                 int line)
+{
+    asked = CALLER;
+    void *moved = server_realloc(data, size, file, line);
+    asked = NULL;
+    return moved;
+}
+
+int CRYPTO_set_mem_functions(void *(*malloc_with)(size_t, const char *, int),
+                             void *(*realloc_with)(void *, size_t,
+                                                   const char *, int),
+                             void (*free_with)(void *, const char *, int));
+
+int CRYPTO_set_mem_functions(void *(*malloc_with)(size_t, const char *, int),
+                             void *(*realloc_with)(void *, size_t,
+                                                   const char *, int),
+                             void (*free_with)(void *, const char *, int))
+{
+    static __typeof__(CRYPTO_set_mem_functions) *real;
+
+    find(&real, "CRYPTO_set_mem_functions");
+    server_malloc = malloc_with;
+    server_realloc = realloc_with;
+    return real(malloc_for_openssl, realloc_for_openssl, free_with);
 }
 
 /*

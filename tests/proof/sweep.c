@@ -75,7 +75,7 @@ static const struct kind {
     [SHIM_EPOLL_CREATE1] = {"epoll_create1", {EMFILE}},
     [SHIM_EPOLL_CTL] = {"epoll_ctl", {ENOMEM, ENOSPC}},
     [SHIM_EPOLL_WAIT] = {"epoll_wait", {EINTR}},
-    [SHIM_FCNTL] = {"fcntl", {0}}, /* O_NONBLOCK on a socket cannot fail */
+    [SHIM_FCNTL] = {"fcntl", {0}}, /* O_NONBLOCK on a socket cannot fail, */
     [SHIM_IOCTL] = {"ioctl", {EINVAL}},
     [SHIM_OPEN] = {"open", {EMFILE, EACCES, EINTR}},
     [SHIM_FOPEN] = {"fopen", {EMFILE, ENOENT}},
@@ -88,9 +88,9 @@ static const struct kind {
     [SHIM_SETRLIMIT] = {"setrlimit", {EPERM}},
     [SHIM_SCHED_GETSCHEDULER] = {"sched_getscheduler", {EPERM}},
     [SHIM_SCHED_SETSCHEDULER] = {"sched_setscheduler", {EPERM}},
-    [SHIM_SIGNAL] = {"signal", {EINVAL}},
-    [SHIM_SIGACTION] = {"sigaction", {EINVAL}},
-    [SHIM_PTHREAD_SIGMASK] = {"pthread_sigmask", {EINVAL}},
+    [SHIM_SIGNAL] = {"signal", {0}}, /* nor can these, for a signal */
+    [SHIM_SIGACTION] = {"sigaction", {0}},
+    [SHIM_PTHREAD_SIGMASK] = {"pthread_sigmask", {0}},
     [SHIM_PTHREAD_KILL] = {"pthread_kill", {EAGAIN}},
     [SHIM_PTHREAD_ATTR] = {"pthread_attr", {ENOMEM}},
     [SHIM_PTHREAD_CONDATTR] = {"pthread_condattr", {ENOMEM}},
