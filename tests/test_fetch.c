@@ -2218,7 +2218,7 @@ END_TEST
 START_TEST(test_tls_that_gave_memory_back_is_prepared)
 {
     ck_assert_ptr_null(reallocate(allocate(1, "", 0), 0, "", 0));
-    ck_assert(tls_prepare(NULL));
+    ck_assert(tls_prepare());
 }
 END_TEST
 

@@ -253,7 +253,10 @@ static bool answers_either(struct client *c, const char *reply,
     if (strncmp(line, "error: ", strlen("error: ")) == 0 ||
         strcmp(line, other) == 0)
         return true;
-    must(strcmp(line, "<end>") == 0 || strcmp(line, "<reset>") == 0,
+    /* One byte of it: a rejected client's socket is new, and takes all. */
+    bool cut = armed.error == SHIM_ONE_BYTE && reply != other &&
+               strcmp(line, "<end in mid-line>") == 0;
+    must(cut || strcmp(line, "<end>") == 0 || strcmp(line, "<reset>") == 0,
          "'%.200s' instead of '%s'", line, reply);
     return false;
 }
