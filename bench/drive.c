@@ -95,8 +95,8 @@ struct driver {
     bool stopped;            /* no line may be sent: not yet, or no longer */
     bool window_over;
     bool out_of_memory;
-    bool stdin_ended;
-    bool coarse; /* no epoll_pwait2: before Linux 5.11, and in valgrind */
+    bool line_taken; /* of stdin, or its end */
+    bool coarse;     /* no epoll_pwait2: before Linux 5.11, and in valgrind */
     struct rusage usage_before;
     struct rusage usage_after;
 };
@@ -663,6 +663,16 @@ static void fail_timed_out(struct driver *driver, uint64_t now)
     }
 }
 
+/* Takes a byte of stdin: the end of this line, not the next one, counts. */
+static void take_input(struct driver *driver)
+{
+    char byte = '\n';
+    ssize_t len = read(STDIN_FILENO, &byte, 1);
+    if (len < 0 && (errno == EINTR || errno == EAGAIN))
+        return;
+    driver->line_taken = len <= 0 || byte == '\n';
+}
+
 /* Handles what epoll reports about a connection. */
 static void handle_event(struct driver *driver,
                          struct load_connection *connection, uint32_t events)
@@ -720,7 +730,7 @@ static bool handle_events(struct driver *driver, uint64_t until)
     }
     for (int i = 0; i < count; i++) {
         if (events[i].data.fd == ON_STDIN) {
-            driver->stdin_ended = true;
+            take_input(driver);
             continue;
         }
         handle_event(driver, &driver->connections[events[i].data.fd],
@@ -913,24 +923,42 @@ static bool run(struct driver *driver)
     return true;
 }
 
-/* Stays connected until stdin has a line or ends. Returns false, with a
- * message, on an error of this program. */
-static bool hold(struct driver *driver)
+/* Stays connected until stdin has a line or ends, and says so. Returns false,
+ * with a message, on an error of this program. */
+static bool await_line(struct driver *driver, const char *doing)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.fd = ON_STDIN};
-    driver->phase = HOLDING;
+    driver->line_taken = false;
     if (epoll_ctl(driver->epoll, EPOLL_CTL_ADD, STDIN_FILENO, &event) != 0) {
-        /* A file or /dev/null, which has ended or has a line. */
+        /* A file or /dev/null, which has ended or has a line. With stdin
+         * closed, its number may be a connection's. */
+        driver->line_taken = errno != EPERM;
+        while (!driver->line_taken)
+            take_input(driver);
         return true;
     }
     fprintf(stderr,
-            "load: holding %" PRIu32 " connections until there is a line, or "
-            "the end, on standard input\n",
-            driver->open);
-    while (!driver->stdin_ended)
+            "load: %s %" PRIu32 " connections until there is a line, or the "
+            "end, on standard input\n",
+            doing, driver->open);
+    while (!driver->line_taken)
         if (!handle_events(driver, FOREVER))
             return false;
     return epoll_ctl(driver->epoll, EPOLL_CTL_DEL, STDIN_FILENO, NULL) == 0;
+}
+
+/* Waits with all connections made for the line that starts the run. Returns as
+ * await_line(). */
+static bool await_start(struct driver *driver)
+{
+    return !driver->plan->wait || await_line(driver, "waiting with");
+}
+
+/* Stays connected after the run. Returns as await_line(). */
+static bool hold(struct driver *driver)
+{
+    driver->phase = HOLDING;
+    return !driver->plan->hold || await_line(driver, "holding");
 }
 
 /* Half-closes all connections and checks that only their end follows. Returns
@@ -1096,10 +1124,11 @@ bool drive(const struct plan *plan, struct outcome *outcome)
     /* Otherwise each timed wait of the open loop ends 50 microseconds late. */
     (void)prctl(PR_SET_TIMERSLACK, 1UL);
 
-    bool done = prepare(&driver) && connect_all(&driver) && run(&driver);
+    bool done = prepare(&driver) && connect_all(&driver) &&
+                await_start(&driver) && run(&driver);
     if (done) {
         compute_figures(&driver);
-        done = (!plan->hold || hold(&driver)) && close_all(&driver);
+        done = hold(&driver) && close_all(&driver);
     }
     free_driver(&driver);
     return done;

@@ -34,6 +34,7 @@ struct plan {
     size_t reply_size;
     struct mark_key key; /* shared with the upstream; of length 0: none */
     bool one_by_one; /* one line in flight in total, each connection in turn */
+    bool wait;       /* begin when stdin has a line or ends */
     bool hold;       /* stay connected until stdin has a line or ends */
 };
 

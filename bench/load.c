@@ -56,6 +56,8 @@ static const char usage[] =
     "                            each in turn; -n is then one line each\n"
     "      --timeout SEC         longest wait for a connection, a reply or\n"
     "                            the close, 0.001 to 86400 (10)\n"
+    "      --wait                once connected, send nothing until\n"
+    "                            standard input has a line or ends\n"
     "      --hold                afterwards stay connected until standard\n"
     "                            input has a line or ends\n"
     "      --samples FILE        write every latency to FILE\n"
@@ -183,6 +185,7 @@ static struct load_options parse_load_options(int argc, char **argv)
         OPTION_WARMUP,
         OPTION_ONE_BY_ONE,
         OPTION_TIMEOUT,
+        OPTION_WAIT,
         OPTION_HOLD,
         OPTION_SAMPLES,
         OPTION_JSON,
@@ -200,6 +203,7 @@ static struct load_options parse_load_options(int argc, char **argv)
         {"warmup", required_argument, NULL, OPTION_WARMUP},
         {"one-by-one", no_argument, NULL, OPTION_ONE_BY_ONE},
         {"timeout", required_argument, NULL, OPTION_TIMEOUT},
+        {"wait", no_argument, NULL, OPTION_WAIT},
         {"hold", no_argument, NULL, OPTION_HOLD},
         {"samples", required_argument, NULL, OPTION_SAMPLES},
         {"json", required_argument, NULL, OPTION_JSON},
@@ -269,6 +273,9 @@ static struct load_options parse_load_options(int argc, char **argv)
             plan->timeout =
                 decimal_argument("load", "--timeout", optarg,
                                  "number of seconds", 0.001, MAX_SECONDS);
+            break;
+        case OPTION_WAIT:
+            plan->wait = true;
             break;
         case OPTION_HOLD:
             plan->hold = true;

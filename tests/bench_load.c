@@ -1069,6 +1069,57 @@ START_TEST(test_hold_stays_connected)
 }
 END_TEST
 
+/* Counts the lines, and 100 for the end. */
+static void *count_lines(void *arg)
+{
+    struct scripted_server *script = arg;
+    char line[MAX_TEXT];
+    int fd = next_client(script);
+    while (hear(fd, line)) {
+        script->count++;
+        echo(fd, line);
+    }
+    script->count += 100;
+    close(fd);
+    return NULL;
+}
+
+START_TEST(test_wait_sends_nothing_until_there_is_a_line)
+{
+    struct scripted_server script = {0};
+    start_script(&script, count_lines);
+    struct command *load =
+        command_start("%s --connect 127.0.0.1:%d -n 3 --wait --hold --json -",
+                      kit_program("load"), script.port);
+    command_says(load, "load: waiting with 1 connections");
+    ck_assert_int_eq(write(load->in, "go", 2), 2);
+    let_pass(100);
+    ck_assert_int_eq(script.count, 0);
+    /* A second line at once ends the hold as well. */
+    ck_assert_int_eq(write(load->in, "\n\n", _i + 1), _i + 1);
+    command_says(load, "load: holding 1 connections");
+    let_pass(100);
+    ck_assert_int_eq(script.count, _i == 0 ? 3 : 103);
+    command_wait(load); /* closes its input */
+    end_script(&script);
+    check_failures(load, NULL, 0);
+    ck_assert_int_eq((int)figure(load->out, "requests"), 3);
+    command_free(load);
+}
+END_TEST
+
+START_TEST(test_wait_takes_one_line_of_a_file)
+{
+    struct command *load =
+        run_against(serve_right, _i == 0 ? "-n 3 --wait --hold </dev/null"
+                                         : "-n 3 --wait --hold <README.md");
+    check_failures(load, NULL, 0);
+    ck_assert_int_eq((int)figure(load->out, "requests"), 3);
+    ck_assert_ptr_null(strstr(load->err, "waiting"));
+    command_free(load);
+}
+END_TEST
+
 static void *close_after_three_lines(void *arg)
 {
     struct scripted_server *script = arg;
@@ -1600,6 +1651,9 @@ static void add_server_tests(Suite *suite)
     tcase_add_loop_test(sending, test_replies_of_another_size_are_checked, 0,
                         5);
     tcase_add_test(sending, test_one_by_one_asks_each_connection_once);
+    tcase_add_loop_test(sending, test_wait_sends_nothing_until_there_is_a_line,
+                        0, 2);
+    tcase_add_loop_test(sending, test_wait_takes_one_line_of_a_file, 0, 2);
     tcase_add_loop_test(sending, test_hold_stays_connected, 0, 2);
     tcase_add_test(sending, test_hold_notices_an_early_close);
     suite_add_tcase(suite, sending);
