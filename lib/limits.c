@@ -21,11 +21,12 @@
 #define MAX_FETCHES 1024   /* unless more are asked for */
 #define RESERVED_MAPS 1024 /* for libraries, heaps and the main thread */
 #define MAPS_PER_THREAD 2  /* a stack and its guard page */
+#define OWN_THREADS 2      /* that serve no connection */
 
 /* A limit of the system that also bounds the number of threads. */
 struct thread_limit {
     const char *name;
-    const char *raise; /* the command that raises it */
+    const char *raise; /* what raises it: a command or a setting */
     long long value;   /* of the limit itself */
     long long threads; /* that it leaves room for */
 };
@@ -98,15 +99,15 @@ static struct thread_limit tightest_thread_limit(long stack_kib)
          read_number("/proc/sys/vm/max_map_count"), RESERVED_MAPS,
          MAPS_PER_THREAD},
         {"kernel.pid_max", "sysctl -w kernel.pid_max=N",
-         read_number("/proc/sys/kernel/pid_max"), 0, 1},
+         read_number("/proc/sys/kernel/pid_max"), OWN_THREADS, 1},
         {"kernel.threads-max", "sysctl -w kernel.threads-max=N",
-         read_number("/proc/sys/kernel/threads-max"), 0, 1},
-        {"pids.max of the control group", "its manager", read_pids_max(), 0,
-         1},
+         read_number("/proc/sys/kernel/threads-max"), OWN_THREADS, 1},
+        {"pids.max of the control group", "TasksMax= of its systemd unit",
+         read_pids_max(), OWN_THREADS, 1},
         {"the limit of address space", "ulimit -v", (long long)memory.rlim_cur,
          0, stack_kib * 1024},
         {"the limit of processes", "ulimit -u", (long long)processes.rlim_cur,
-         0, 1},
+         OWN_THREADS, 1},
     };
     struct thread_limit tightest = {.threads = LLONG_MAX};
 

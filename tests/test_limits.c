@@ -701,10 +701,10 @@ static const struct {
     const char *own;
     const char *around;
 } groups[] = {
-    {"0::/a.slice/b.service", "50", "60"},
-    {"0::/a.slice/b.service", "60", "50"},
-    {"0::/a.slice/b.service", "max", "50"},
-    {"0::/a.slice", "1", "50"},
+    {"0::/a.slice/b.service", "52", "60"},
+    {"0::/a.slice/b.service", "60", "52"},
+    {"0::/a.slice/b.service", "max", "52"},
+    {"0::/a.slice", "1", "52"},
 };
 
 START_TEST(test_limit_of_threads_of_a_control_group_is_kept)
