@@ -24,10 +24,6 @@ _Noreturn void give_up(const char *format, ...)
 
 /* Monotonic time in microseconds. */
 long long now_us(void);
-void pause_ms(long ms);
-
-/* Returns a number below limit, from a state that it changes (splitmix64). */
-unsigned chance(uint64_t *random, unsigned limit);
 
 /* Returns a number with its thousands apart, until the 16th call from now. The
  * main thread's. */

@@ -174,20 +174,6 @@ __attribute__((format(printf, 2, 3))) static void fail(struct round *round,
     va_end(args);
 }
 
-/* Returns a number below limit (splitmix64). */
-static unsigned chance(struct client *client, unsigned limit)
-{
-    uint64_t z = client->random += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return (unsigned)((z ^ z >> 31) >> 32) % limit;
-}
-
-static void pause_ms(long ms)
-{
-    nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000L}, NULL);
-}
-
 /*
  * Lines, and what they must be answered
  */
@@ -217,11 +203,11 @@ static void add_plain(struct visit *visit)
 {
     char reply[MAX_LINE + 6] = "echo: ";
     char *line = reply + strlen(reply);
-    unsigned most = chance(visit->client, 20) == 0 ? MAX_LINE : 40;
-    size_t len = chance(visit->client, most);
+    unsigned most = chance(&visit->client->random, 20) == 0 ? MAX_LINE : 40;
+    size_t len = chance(&visit->client->random, most);
 
     for (size_t i = 0; i < len; i++)
-        line[i] = letters[chance(visit->client, sizeof letters)];
+        line[i] = letters[chance(&visit->client->random, sizeof letters)];
     if (len > 0 && line[0] == '/') /* the rogue takes that for a path */
         line[0] = 'x';
     add_line(visit, line, len, reply, strlen("echo: ") + len);
@@ -255,20 +241,21 @@ static void add_any(struct visit *visit)
     };
     const struct upstream_fault *fault;
 
-    switch (chance(visit->client, 10)) {
+    switch (chance(&visit->client->random, 10)) {
     case 0:
         do
-            fault = &upstream_faults[chance(visit->client,
+            fault = &upstream_faults[chance(&visit->client->random,
                                             (unsigned)upstream_fault_count)];
         while (fault->reason == NULL || fault_times_out(fault));
         add_path(visit, fault);
         break;
     case 1:
         if (visit->round->mode == &modes[COUNT(modes) - 1] &&
-            chance(visit->client, 4) == 0)
+            chance(&visit->client->random, 4) == 0)
             add_path(visit, &unasked);
         else
-            add_path(visit, &turns[chance(visit->client, COUNT(turns))]);
+            add_path(visit,
+                     &turns[chance(&visit->client->random, COUNT(turns))]);
         break;
     default:
         add_plain(visit);
@@ -279,7 +266,8 @@ static void add_too_long(struct visit *visit)
 {
     static const char reply[] = "error: line too long";
     char line[5 * MAX_LINE];
-    size_t len = MAX_LINE + 1 + chance(visit->client, 4 * MAX_LINE - 1);
+    size_t len =
+        MAX_LINE + 1 + chance(&visit->client->random, 4 * MAX_LINE - 1);
 
     memset(line, 'y', len);
     add_line(visit, line, len, reply, strlen(reply));
@@ -288,7 +276,7 @@ static void add_too_long(struct visit *visit)
 /* Makes the lines of a visit, one at least. */
 static void add_lines(struct visit *visit, unsigned most)
 {
-    unsigned lines = 1 + chance(visit->client, most);
+    unsigned lines = 1 + chance(&visit->client->random, most);
 
     while (visit->lines < lines)
         add_any(visit);
@@ -477,7 +465,8 @@ static void never_read(struct visit *visit)
     struct pollfd gone = {.fd = visit->fd}; /* POLLHUP needs no asking */
     char line[MAX_LINE];
     size_t len, most, sent = 0;
-    long long end = subject_now_ms() + 100 + chance(visit->client, 400);
+    long long end =
+        subject_now_ms() + 100 + chance(&visit->client->random, 400);
 
     memset(line, 'z', sizeof line);
     len = sizeof line;
@@ -527,7 +516,7 @@ static void converse(struct visit *visit, enum kind kind)
         break;
     case HALF_CLOSE:
         add_lines(visit, MAX_LINES);
-        if (chance(client, 2) == 0 && visit->len > 1 &&
+        if (chance(&client->random, 2) == 0 && visit->len > 1 &&
             visit->text[visit->len - 2] != '\n') /* the last has no LF */
             visit->ends[visit->lines - 1] = --visit->len;
         (void)visit_send(visit, visit->len);
@@ -550,8 +539,8 @@ static void converse(struct visit *visit, enum kind kind)
     case RESET_IN_LINE:
         add_lines(visit, MAX_LINES);
         /* All but the last LF, or less. */
-        (void)visit_send(visit, visit->len - 1 - chance(client, 2));
-        if (chance(client, 2) == 0)
+        (void)visit_send(visit, visit->len - 1 - chance(&client->random, 2));
+        if (chance(&client->random, 2) == 0)
             (void)visit_read(visit, visit->lines / 2);
         visit_reset(visit);
         return;
@@ -561,7 +550,7 @@ static void converse(struct visit *visit, enum kind kind)
                                                  "/delay/40"});
         (void)visit_send(visit, visit->len);
         if (visit_read(visit, 1))
-            visit_wait(visit, (int)chance(client, 40));
+            visit_wait(visit, (int)chance(&client->random, 40));
         visit_reset(visit);
         return;
     case NEVER_READ:
@@ -569,10 +558,10 @@ static void converse(struct visit *visit, enum kind kind)
         return;
     case IDLE:
     case KINDS:
-        if (chance(client, 2) == 0)
+        if (chance(&client->random, 2) == 0)
             add_plain(visit);
         if (visit_send(visit, visit->len) && visit_read(visit, visit->lines))
-            visit_wait(visit, (int)chance(client, 500));
+            visit_wait(visit, (int)chance(&client->random, 500));
         break;
     }
     if (visit_read(visit, visit->lines) && kind == HALF_CLOSE)
@@ -615,11 +604,11 @@ static void *client_thread(void *arg)
     struct round *round = client->round;
 
     for (int i = 0; i < CALM_VISITS && !atomic_load(&round->failed); i++)
-        (void)play(client, chance(client, HONEST));
+        (void)play(client, chance(&client->random, HONEST));
     pthread_barrier_wait(&round->calm_over);
     pthread_barrier_wait(&round->storm);
     for (;;) {
-        unsigned draw = chance(client, 100);
+        unsigned draw = chance(&client->random, 100);
         enum kind kind = 0;
         while (draw >= weights[kind])
             draw -= weights[kind++];
@@ -791,10 +780,10 @@ static void storm(const struct settings *settings, struct round *round,
 {
     pid_t server = round->server.pid;
     long long end = subject_now_ms() + (long)settings->ms / 2 +
-                    (long)chance(dice, (unsigned)settings->ms + 1);
+                    (long)chance(&dice->random, (unsigned)settings->ms + 1);
 
     while (!atomic_load(&round->failed) && subject_now_ms() < end) {
-        pause_ms((long)chance(dice, 200));
+        pause_ms((long)chance(&dice->random, 200));
         if (kill(server, SIGUSR1) == 0)
             totals->summaries++;
     }
@@ -803,7 +792,7 @@ static void storm(const struct settings *settings, struct round *round,
     if (kill(server, SIGTERM) != 0)
         fail(round, "cannot stop it: %s", strerror(errno));
     if (round->ending == KILL) {
-        pause_ms((long)chance(dice, 30));
+        pause_ms((long)chance(&dice->random, 30));
         if (kill(server, SIGTERM) != 0)
             fail(round, "cannot stop it at once: %s", strerror(errno));
     }

@@ -9,6 +9,7 @@
 #define SUBJECT_H
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 /* Longest wait for what has to happen, even on a busy machine, in ms. */
@@ -22,6 +23,12 @@ struct subject {
 
 /* Returns monotonic time in ms. */
 long long subject_now_ms(void);
+
+/* Sleeps this long, or until a signal. */
+void pause_ms(long ms);
+
+/* Returns a number below limit, from a state that it changes (splitmix64). */
+unsigned chance(uint64_t *random, unsigned limit);
 
 /* Starts a program with these arguments. It is killed when the thread that
  * called this ends. A traced one stops at its exec and is to be waited for.
