@@ -243,6 +243,7 @@ static void *signal_thread(void *arg)
             close(server->stop_pipe[1]);
         } else {
             signal(number, SIG_DFL);
+            sigdelset(&server->signals, SIGUSR1); /* it would kill as well */
             pthread_sigmask(SIG_UNBLOCK, &server->signals, NULL);
             raise(number);
             _exit(128 + number); /* process 1 of a container: no default */

@@ -259,6 +259,31 @@ START_TEST(test_second_signal_ends_it_at_once)
 }
 END_TEST
 
+/* A summary may be asked for in the very moment of the second signal. */
+START_TEST(test_second_signal_ends_it_whatever_else_comes)
+{
+    for (int round = 0; round < 5; round++) {
+        struct server_process *s = threadecho_start(upstream, "--timeout 60");
+        struct client *c = client_open(s);
+
+        client_say(c, "/hang");
+        await_busy(1);
+        ck_assert_int_eq(kill(s->pid, SIGTERM), 0);
+        let_pass(100);
+        ck_assert_int_eq(kill(s->pid, SIGTERM), 0);
+        long long start = now_ms();
+        while (!server_ends(s, 0) && now_ms() - start < PATIENCE_MS)
+            for (int i = 0; i < 100; i++)
+                ck_assert_int_eq(kill(s->pid, SIGUSR1), 0);
+        ck_assert(server_ends(s, 0));
+        ck_assert(WIFSIGNALED(s->status));
+        ck_assert_int_eq(WTERMSIG(s->status), SIGTERM);
+        client_close(c);
+        server_free(s);
+    }
+}
+END_TEST
+
 /* Returns whether it is process 1 of a PID namespace. */
 static bool is_process_1(const struct server_process *s)
 {
@@ -492,6 +517,7 @@ int main(void)
     tcase_add_test(ending, test_nobody_is_accepted_while_it_drains);
     tcase_add_loop_test(ending, test_second_signal_ends_it_at_once, 0,
                         COUNT(endings));
+    tcase_add_test(ending, test_second_signal_ends_it_whatever_else_comes);
     tcase_add_loop_test(ending, test_second_signal_ends_process_1_at_once, 0,
                         COUNT(endings));
     tcase_add_test(ending, test_hangup_is_ignored_if_it_was_at_the_start);
