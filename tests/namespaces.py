@@ -131,6 +131,9 @@ class Host:
         run("tc", "-n", self.name, "qdisc", "replace", "dev", "eth0", "root",
             "netem", "delay", f"{delay_ms}ms", "loss", f"{loss_percent}%")
 
+    def repair(self):
+        run("tc", "-n", self.name, "qdisc", "delete", "dev", "eth0", "root")
+
 
 class Network:
     """Hosts that reach each other. Entering it makes them, and raises
@@ -172,8 +175,10 @@ class Network:
             with signals_held():
                 remove_stale()
                 self.make()
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, Unavailable) and os.geteuid():
+                raise Unavailable(f"needs root: {error}") from error
             raise
         return self
 
