@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: MIT
+"""Keeps the hosts of a distributed Erlang program ready, and clean.
+
+A keeper is a shell on a host, which we reach by a command such as
+'ssh HOST sh'. It runs epmd, Erlang's name server, at a port of our own, until
+its standard input ends: with us, however we end. Then it ends epmd and the
+Erlang nodes that were started there, which it knows by a variable in their
+environment.
+"""
+
+import contextlib
+import os
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+from .processes import Failure
+
+VARIABLE = "THREADECHO_TSUNG"  # in the environment of all that a run starts
+READY_PATIENCE = 30.0  # seconds; ssh has to connect
+END_PATIENCE = 20.0  # the script itself takes half of it at most
+SAY = "threadecho-keeper: "
+
+SCRIPT = r"""
+port=$1 address=$2 mark=$3 directory=$4 modules=$5
+say() { printf 'threadecho-keeper: %s\n' "$*"; }
+refuse() { say "problem $*"; exit 1; }
+for tool in erl epmd; do
+    command -v "$tool" >/dev/null ||
+        refuse "there is no $tool (Debian's package tsung)"
+done
+[ -d "$modules" ] || refuse "there is no $modules (Debian's package tsung)"
+if epmd -port "$port" -names >/dev/null 2>&1; then
+    refuse "another epmd has port $port"
+fi
+made=
+if mkdir -m 700 "$directory" 2>/dev/null; then made=yes; fi
+[ -w "$directory" ] || refuse "cannot write to $directory"
+
+# The processes of this mark. This shell has not got it.
+marked() {
+    for file in /proc/[0-9]*/environ; do
+        if grep -qsaF "$mark" "$file"; then
+            file=${file#/proc/}
+            echo "${file%/environ}"
+        fi
+    done
+}
+end() {
+    signal=TERM tries=0
+    while pids=$(marked); [ -n "$pids" ] && [ $((tries += 1)) -le 80 ]; do
+        [ "$tries" -le 30 ] || signal=KILL
+        kill -"$signal" $pids 2>/dev/null
+        sleep 0.1
+    done
+    [ -z "$made" ] || rm -rf "$directory"
+    [ -z "$pids" ] || refuse "these do not end:" $pids
+}
+
+env "VARIABLE=$mark" epmd -port "$port" -address "$address" \
+    </dev/null >/dev/null 2>&1 &
+epmd=$!
+trap end EXIT
+tries=0
+until epmd -port "$port" -names >/dev/null 2>&1; do
+    kill -0 "$epmd" 2>/dev/null ||
+        refuse "epmd cannot listen on $address:$port"
+    [ $((tries += 1)) -le 100 ] || refuse "epmd does not answer"
+    sleep 0.1
+done
+say ready "$(ulimit -Hn)" $(cat /proc/sys/net/ipv4/ip_local_port_range)
+cat >/dev/null
+""".replace("VARIABLE", VARIABLE)
+
+
+class Host:
+    """A host that takes part.
+
+    name is how the remote shell calls it, address how Erlang does. sources
+    are the addresses that its connections come from; empty if any will do.
+    """
+
+    def __init__(self, name, address, sources=(), remote=()):
+        self.name = name
+        self.address = address
+        self.sources = list(sources)
+        self.remote = [word.replace("{host}", name) for word in remote]
+        self.keeper: Keeper | None = None
+        self.mark = ""
+
+    def shell(self):
+        """Return the words that start a shell there."""
+        return [*self.remote, "sh"]
+
+    def environment(self, port, directory):
+        """Return what an Erlang node there needs in its environment."""
+        interface = self.address.replace(".", ",")
+        return {VARIABLE: self.mark, "HOME": directory,
+                "ERL_EPMD_PORT": str(port), "ERL_CRASH_DUMP_SECONDS": "0",
+                "ERL_ZFLAGS": f"-kernel inet_dist_use_interface "
+                f"{{{interface}}}"}
+
+    def node_command(self, port, directory):
+        """Return the shell's command that ends with the node's own words."""
+        words = shlex.join(f"{name}={value}" for name, value in
+                           self.environment(port, directory).items())
+        return f'ulimit -n "$(ulimit -Hn)"; exec env {words}'
+
+
+class Keeper:
+    """A keeper on a host. Raises Failure if it can't be started."""
+
+    def __init__(self, host, port, directory, modules):
+        self.host = host
+        self.log = os.path.join(directory, f"keeper-{host.address}.log")
+        self.unread = b""
+        self.limits: list[int] = []  # descriptors; first and last port
+        arguments = [str(port), host.address, host.mark, directory, modules]
+        command = f"exec sh -c {shlex.join([SCRIPT, 'sh', *arguments])}\n"
+        try:
+            with open(self.log, "ab") as log:
+                # It must outlive us, if only for a moment.
+                self.process = subprocess.Popen(
+                    host.shell(), stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE, stderr=log,
+                    start_new_session=True)
+        except OSError as error:
+            raise Failure(f"cannot run {shlex.join(host.shell())}: "
+                          f"{error.strerror}") from error
+        host.keeper = self
+        assert self.process.stdin
+        with contextlib.suppress(BrokenPipeError):  # await_ready() says why
+            self.process.stdin.write(command.encode())
+            self.process.stdin.flush()
+
+    def lines(self, limit):
+        """Generate what it says, until the limit or its end."""
+        assert self.process.stdout
+        source = self.process.stdout.fileno()
+        while time.monotonic() < limit:
+            line, newline, rest = self.unread.partition(b"\n")
+            if newline:
+                self.unread = rest
+                text = line.decode("utf-8", "replace")
+                if text.startswith(SAY):  # or it is what a login prints
+                    yield text.removeprefix(SAY)
+                continue
+            if select.select([source], [], [], 0.2)[0]:
+                data = os.read(source, 65536)
+                if not data:
+                    return
+                self.unread += data
+
+    def await_ready(self, limit):
+        """Wait until epmd answers there. Raises Failure."""
+        for said in self.lines(limit):
+            word, _, rest = said.partition(" ")
+            if word == "ready":
+                self.limits = [int(value) if value.isdecimal() else 1 << 20
+                               for value in rest.split()]
+                return
+            if word == "problem":
+                raise Failure(f"{self.host.name}: {rest}")
+        with open(self.log, encoding="utf-8", errors="replace") as file:
+            said = " | ".join(file.read().strip().splitlines()[-3:])
+        raise Failure(f"{self.host.name}: no answer from "
+                      f"{shlex.join(self.host.shell())}" +
+                      (f": {said}" if said else ""))
+
+    def release(self):
+        """Have it end, and what it keeps."""
+        assert self.process.stdin
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+
+    def close(self):
+        """Wait until nothing of ours is left there; return what is, in
+        words."""
+        self.release()
+        left = ""
+        for said in self.lines(time.monotonic() + END_PATIENCE):
+            if said.startswith("problem"):
+                left = said
+        try:
+            self.process.wait(END_PATIENCE)
+        except subprocess.TimeoutExpired:
+            left = "does not end"
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+        assert self.process.stdout
+        self.process.stdout.close()
+        return f"{self.host.name}: {left}" if left else ""
+
+
+def close_all(hosts):
+    """Close all keepers; return what is left, in words."""
+    open_ones = [host.keeper for host in hosts if host.keeper]
+    for keeper in open_ones:
+        keeper.release()
+    left = [keeper.close() for keeper in open_ones]
+    for host in hosts:
+        host.keeper = None
+    return [each for each in left if each]
+
+
+REMOTE_SHELL = """#!{python}
+# Erlang starts a node on another host by this program, with the host and the
+# node's command as arguments.
+import shlex, subprocess, sys
+HOSTS = {hosts!r}
+shell, command = HOSTS[sys.argv[1]]
+sys.exit(subprocess.run(
+    shell, input=command + " " + shlex.join(sys.argv[2:]) + "\\n", text=True,
+    timeout={patience}).returncode)
+"""
+
+
+def write_remote_shell(path, hosts, port, directory):
+    """Write the program that starts a node on another host."""
+    known = {host.address: (host.shell(), host.node_command(port, directory))
+             for host in hosts}
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(REMOTE_SHELL.format(python=sys.executable, hosts=known,
+                                       patience=READY_PATIENCE))
+    os.chmod(path, 0o700)
