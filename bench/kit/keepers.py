@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Keeps the hosts of a distributed Erlang program ready, and clean.
 
-A keeper is a shell on a host, which we reach by a command such as
-'ssh HOST sh'. It runs epmd, Erlang's name server, at a port of our own, until
-its standard input ends: with us, however we end. Then it ends epmd and the
-Erlang nodes that were started there, which it knows by a variable in their
-environment.
+A keeper is a program on a host, kit/keeper.py, which we start by a command
+such as 'ssh HOST sh'. It runs epmd, Erlang's name server, at a port of our
+own, until its standard input ends: with us, however we end. Then it ends epmd
+and the Erlang nodes that were started there, which it knows by a variable in
+their environment.
 """
 
 import contextlib
@@ -17,63 +17,13 @@ import subprocess
 import sys
 import time
 
+from .keeper import SAY
 from .processes import Failure
 
 VARIABLE = "THREADECHO_TSUNG"  # in the environment of all that a run starts
 READY_PATIENCE = 30.0  # seconds; ssh has to connect
-END_PATIENCE = 20.0  # the script itself takes half of it at most
-SAY = "threadecho-keeper: "
-
-SCRIPT = r"""
-port=$1 address=$2 mark=$3 directory=$4 modules=$5
-say() { printf 'threadecho-keeper: %s\n' "$*"; }
-refuse() { say "problem $*"; exit 1; }
-for tool in erl epmd; do
-    command -v "$tool" >/dev/null ||
-        refuse "there is no $tool (Debian's package tsung)"
-done
-[ -d "$modules" ] || refuse "there is no $modules (Debian's package tsung)"
-if epmd -port "$port" -names >/dev/null 2>&1; then
-    refuse "another epmd has port $port"
-fi
-made=
-if mkdir -m 700 "$directory" 2>/dev/null; then made=yes; fi
-[ -w "$directory" ] || refuse "cannot write to $directory"
-
-# The processes of this mark. This shell has not got it.
-marked() {
-    for file in /proc/[0-9]*/environ; do
-        if grep -qsaF "$mark" "$file"; then
-            file=${file#/proc/}
-            echo "${file%/environ}"
-        fi
-    done
-}
-end() {
-    signal=TERM tries=0
-    while pids=$(marked); [ -n "$pids" ] && [ $((tries += 1)) -le 80 ]; do
-        [ "$tries" -le 30 ] || signal=KILL
-        kill -"$signal" $pids 2>/dev/null
-        sleep 0.1
-    done
-    [ -z "$made" ] || rm -rf "$directory"
-    [ -z "$pids" ] || refuse "these do not end:" $pids
-}
-
-env "VARIABLE=$mark" epmd -port "$port" -address "$address" \
-    </dev/null >/dev/null 2>&1 &
-epmd=$!
-trap end EXIT
-tries=0
-until epmd -port "$port" -names >/dev/null 2>&1; do
-    kill -0 "$epmd" 2>/dev/null ||
-        refuse "epmd cannot listen on $address:$port"
-    [ $((tries += 1)) -le 100 ] || refuse "epmd does not answer"
-    sleep 0.1
-done
-say ready "$(ulimit -Hn)" $(cat /proc/sys/net/ipv4/ip_local_port_range)
-cat >/dev/null
-""".replace("VARIABLE", VARIABLE)
+SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "keeper.py")
+END_PATIENCE = 20.0  # the keeper itself takes half of it at most
 
 
 class Host:
@@ -118,8 +68,13 @@ class Keeper:
         self.log = os.path.join(directory, f"keeper-{host.address}.log")
         self.unread = b""
         self.limits: list[int] = []  # descriptors; first and last port
-        arguments = [str(port), host.address, host.mark, directory, modules]
-        command = f"exec sh -c {shlex.join([SCRIPT, 'sh', *arguments])}\n"
+        with open(SCRIPT, encoding="utf-8") as file:
+            script = file.read()
+        # A shell that reads its input takes this command whatever way the
+        # template passes words on; the keeper then has the same input.
+        command = "exec python3 -c " + shlex.join(
+            [script, str(port), host.address, VARIABLE, host.mark, directory,
+             modules]) + "\n"
         try:
             with open(self.log, "ab") as log:
                 # It must outlive us, if only for a moment.
