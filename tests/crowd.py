@@ -207,6 +207,13 @@ def available_kib():
     return proc.read_status("/proc/meminfo")["MemAvailable"]
 
 
+def free_in_lists_kib():
+    """Return the memory in the cores' own lists of free pages."""
+    return sum(map(int, re.findall(r"^\s+count: +(\d+)",
+                                   proc.read("/proc/zoneinfo"), re.M))
+               ) * resource.getpagesize() >> 10
+
+
 class Crowd:
     """The programs, in their hosts. Raises Failure if one does not do."""
 
@@ -376,7 +383,7 @@ class Crowd:
                     for programs in (self.servers, self.loads)]
         kernel = [machine[name] for name in ("KernelStack", "PageTables",
                                              "Slab")]
-        named = sum(machine[name] for name in (
+        named = free_in_lists_kib() + sum(machine[name] for name in (
             "MemFree", "Buffers", "Cached", "AnonPages"))
         return Memory(*(resident + kernel +
                         [machine["MemTotal"] - named - sum(kernel)]))
