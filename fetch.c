@@ -25,6 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 /* A longer request target is refused, in bytes: libcurl takes no more than
  * 1 MiB for the whole request, and reports anything longer as out of memory.
@@ -50,6 +51,10 @@
  * count_connects. */
 #define MAX_CONNECTS 5
 
+/* tcpi_state of a connection that neither end has closed; <netinet/tcp.h> has
+ * it, but not the whole of tcp_info. */
+#define ESTABLISHED 1
+
 /* No connection is kept for this long after an upstream has sent something
  * that nobody asked for. */
 #define DISTRUST_MS 60000
@@ -66,7 +71,9 @@ struct handle {
 
     /* The transfer that is running. */
     struct response response;
-    bool in_line; /* the last piece of the head had no LF */
+    bool in_line;   /* the last piece of the head had no LF */
+    bool divided;   /* libcurl has waited for the rest of the head */
+    bool discarded; /* libcurl has discarded bytes, see has_discarded */
     struct tls_events tls;
     enum reason reason; /* why a callback ended it, or REASON_NONE */
 };
@@ -155,6 +162,55 @@ static size_t on_header(char *data, size_t size, size_t count, void *arg)
     return handle->reason == REASON_NONE ? len : CURL_WRITEFUNC_ERROR;
 }
 
+/* libcurl's callback for a new socket. */
+static int on_socket(void *arg, curl_socket_t fd, curlsocktype purpose)
+{
+    struct handle *handle = arg;
+
+    (void)fd;
+    (void)purpose;
+    handle->taken = 0;
+    return CURL_SOCKOPT_OK;
+}
+
+/* libcurl's progress callback: comes whenever it has read all there is. */
+static int on_progress(void *arg, curl_off_t download_size,
+                       curl_off_t downloaded, curl_off_t upload_size,
+                       curl_off_t uploaded)
+{
+    struct handle *handle = arg;
+
+    (void)download_size;
+    (void)downloaded;
+    (void)upload_size;
+    (void)uploaded;
+    if (response_is_in_head(&handle->response))
+        handle->divided = true;
+    return 0;
+}
+
+/* Returns whether the kernel has received more on a connection than libcurl
+ * has passed on. An end of the upstream's output counts as a byte. */
+static bool has_received_more(const struct handle *handle, curl_socket_t fd)
+{
+    struct tcp_info info = {0}; /* older kernels leave the count at 0 */
+    socklen_t size = sizeof info;
+
+    return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
+           info.tcpi_bytes_received >
+               handle->taken + (info.tcpi_state != ESTABLISHED ? 1 : 0);
+}
+
+/* libcurl's callback that closes a connection. */
+static int on_close(void *arg, curl_socket_t fd)
+{
+    struct handle *handle = arg;
+
+    if (handle->divided && has_received_more(handle, fd))
+        handle->discarded = true;
+    return close(fd);
+}
+
 /* Makes an easy handle, with all that stays the same from fetch to fetch. */
 static CURL *make_easy(const struct fetcher *fetcher, struct handle *handle)
 {
@@ -190,6 +246,15 @@ static CURL *make_easy(const struct fetcher *fetcher, struct handle *handle)
     SET(CURLOPT_HEADERFUNCTION, on_header);
     SET(CURLOPT_HEADERDATA, handle);
     SET(CURLOPT_ERRORBUFFER, handle->message);
+    if (!fetcher->tls) { /* whose bytes the kernel cannot count */
+        SET(CURLOPT_SOCKOPTFUNCTION, on_socket);
+        SET(CURLOPT_SOCKOPTDATA, handle);
+        SET(CURLOPT_NOPROGRESS, 0L);
+        SET(CURLOPT_XFERINFOFUNCTION, on_progress);
+        SET(CURLOPT_XFERINFODATA, handle);
+        SET(CURLOPT_CLOSESOCKETFUNCTION, on_close);
+        SET(CURLOPT_CLOSESOCKETDATA, handle);
+    }
     if (rc == CURLE_OK && fetcher->openssl)
         rc = tls_watch(easy, &handle->tls);
     if (fetcher->cacert != NULL) {
@@ -286,29 +351,24 @@ static enum reason set_target(const struct fetcher *fetcher,
     return REASON_NONE;
 }
 
-/* Returns whether libcurl has discarded bytes of the connection, after a
- * transfer before which taken_before had been taken. It keeps the connection,
- * and does not say so, if they come in one read with the head of a response
- * without content. The kernel has counted them. An end counts as well, and
- * leaves nothing to keep. */
-static bool has_discarded(const struct fetcher *fetcher, struct handle *handle,
-                          uint64_t taken_before)
+/*
+ * Returns whether libcurl has discarded bytes of the response, or after it. It
+ * does not say so where they come in one read with a part of the head: with
+ * the end of one that no content follows, or, before 8.5, from a NUL on that
+ * begins a line. What comes next then looks like the rest of the head. (Unseen
+ * if it comes at once, because libcurl reads on before it calls on_progress.)
+ */
+static bool has_discarded(const struct fetcher *fetcher,
+                          const struct handle *handle)
 {
-    struct tcp_info info = {0}; /* older kernels leave the count at 0 */
-    socklen_t size = sizeof info;
     curl_socket_t fd;
-    long connects;
 
-    if (curl_easy_getinfo(handle->easy, CURLINFO_NUM_CONNECTS, &connects) ==
-            CURLE_OK &&
-        connects > 0)
-        handle->taken -= taken_before;
-    return !fetcher->tls && response_has_no_content(&handle->response) &&
-           curl_easy_getinfo(handle->easy, CURLINFO_ACTIVESOCKET, &fd) ==
-               CURLE_OK &&
-           fd != CURL_SOCKET_BAD &&
-           getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
-           info.tcpi_bytes_received > handle->taken;
+    return handle->discarded ||
+           (!fetcher->tls &&
+            (handle->divided || response_has_no_content(&handle->response)) &&
+            curl_easy_getinfo(handle->easy, CURLINFO_ACTIVESOCKET, &fd) ==
+                CURLE_OK &&
+            fd != CURL_SOCKET_BAD && has_received_more(handle, fd));
 }
 
 /* Drops an easy handle that has connected often. When a kept connection turns
@@ -423,6 +483,8 @@ static enum reason transfer_reason(const struct handle *handle, CURLcode rc)
         reason = REASON_CLOSED_EARLY;
     else if (reason == REASON_NONE && !response_is_complete(response))
         reason = REASON_BAD_HTTP;
+    else if (reason == REASON_NONE && handle->divided && handle->discarded)
+        reason = REASON_BAD_HTTP; /* perhaps not all of it */
     else if (reason == REASON_NONE && handle->openssl &&
              response_ends_by_close(response) && !handle->tls.close_notify)
         reason = REASON_CLOSED_EARLY;
@@ -449,16 +511,17 @@ static enum reason transfer(struct fetcher *fetcher, struct handle *handle,
     if (reason != REASON_NONE)
         return reason;
     response_begin(&handle->response, body, fetcher->max_body);
-    handle->in_line = handle->tls.close_notify = false;
+    handle->in_line = handle->divided = handle->discarded = false;
+    handle->tls.close_notify = false;
     handle->reason = REASON_NONE;
 
-    const uint64_t taken_before = handle->taken;
     CURLcode rc = curl_easy_perform(handle->easy);
 
     /* Without memory for the thread that resolves a name, libcurl 7.88 closes
      * descriptor 0. */
     if (rc == CURLE_OUT_OF_MEMORY || rc == CURLE_COULDNT_RESOLVE_HOST)
         streams_reserve();
+    handle->discarded = rc == CURLE_OK && has_discarded(fetcher, handle);
     reason = transfer_reason(handle, rc);
     *http_status = handle->response.status;
     handle->tls.certificate_wanted = false; /* only asked in a handshake */
@@ -468,7 +531,7 @@ static enum reason transfer(struct fetcher *fetcher, struct handle *handle,
     if (handle->response.surplus)
         distrust(fetcher);
     if (rc == CURLE_OK && response_allows_reuse(&handle->response) &&
-        !has_discarded(fetcher, handle, taken_before) &&
+        !handle->discarded &&
         (reason == REASON_NONE || reason == REASON_RETURNED))
         count_connects(fetcher, handle);
     else /* its connection is closed, or should be */

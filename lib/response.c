@@ -321,6 +321,11 @@ bool response_awaits_first_field(const struct response *response)
     return response->state == FIRST_FIELD;
 }
 
+bool response_is_in_head(const struct response *response)
+{
+    return response->state <= FIELDS && response->head_size > 0;
+}
+
 bool response_has_head(const struct response *response)
 {
     return response->state > FIELDS;

@@ -73,6 +73,9 @@ enum reason response_take(struct response *response, const char *data,
  * must not begin with a blank; fetch.c says what it does to libcurl. */
 bool response_awaits_first_field(const struct response *response);
 
+/* Returns whether a line of a head has been taken, and more are to come. */
+bool response_is_in_head(const struct response *response);
+
 /* Returns whether the head of the final response, not of an interim one, is
  * complete. */
 bool response_has_head(const struct response *response);

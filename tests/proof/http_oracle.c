@@ -27,7 +27,13 @@
  *     - perhaps, two lengths of 18 digits or more that differ: neither can be
  *       served, so whether the server notices is left to it;
  *     - 101, because no upgrade was asked for;
- *     - a chunk size of more than 16 digits, zeros in front included.
+ *     - a chunk size of more than 16 digits, zeros in front included;
+ *     - perhaps, a response whose head took several reads and that more bytes
+ *       follow: libcurl discards them, and nobody can tell that from the next;
+ *   not judged
+ *     - a NUL at the start of a line of a head: libcurl before 8.5 discards
+ *       it and the rest of that read, and fetch.c notices unless the next read
+ *       follows at once.
  *
  * Limits of size (a line of 100 KiB, a head of 64 KiB) are beyond the inputs
  * and left to the suites. Content-Encoding is ignored, as none was asked for.
