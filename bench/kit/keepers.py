@@ -164,21 +164,35 @@ def close_all(hosts):
 
 REMOTE_SHELL = """#!{python}
 # Erlang starts a node on another host by this program, with the host and the
-# node's command as arguments.
-import shlex, subprocess, sys
-HOSTS = {hosts!r}
-shell, command = HOSTS[sys.argv[1]]
-sys.exit(subprocess.run(
-    shell, input=command + " " + shlex.join(sys.argv[2:]) + "\\n", text=True,
-    timeout={patience}).returncode)
+# node's command as arguments. It does not look how that ended.
+import os, shlex, subprocess, sys
+name, shell, command = {hosts!r}[sys.argv[1]]
+os.environ["HOME"] = {home!r}
+try:
+    done = subprocess.run(
+        shell, input=command + " " + shlex.join(sys.argv[2:]) + "\\n",
+        text=True, errors="replace", cwd={cwd!r}, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, timeout={patience})
+    problem = " ".join(done.stdout.split()) if done.returncode else ""
+    status = done.returncode
+except (OSError, subprocess.TimeoutExpired) as error:
+    problem, status = str(error), 1
+if status:
+    with open({failed!r}, "a") as file:
+        file.write(name + ": no node could be started: " + problem + "\\n")
+sys.exit(status)
 """
 
 
 def write_remote_shell(path, hosts, port, directory):
-    """Write the program that starts a node on another host."""
-    known = {host.address: (host.shell(), host.node_command(port, directory))
+    """Write the program that starts a node on another host. What fails is in
+    the file PATH.failed then."""
+    known = {host.address: (host.name, host.shell(),
+                            host.node_command(port, directory))
              for host in hosts}
     with open(path, "w", encoding="utf-8") as file:
-        file.write(REMOTE_SHELL.format(python=sys.executable, hosts=known,
-                                       patience=READY_PATIENCE))
+        file.write(REMOTE_SHELL.format(
+            python=sys.executable, hosts=known, cwd=os.getcwd(),
+            home=os.environ.get("HOME", "/"), failed=path + ".failed",
+            patience=READY_PATIENCE))
     os.chmod(path, 0o700)
