@@ -189,16 +189,24 @@ static int on_progress(void *arg, curl_off_t download_size,
     return 0;
 }
 
-/* Returns whether the kernel has received more on a connection than libcurl
- * has passed on. An end of the upstream's output counts as a byte. */
+/*
+ * Returns whether the kernel has received more on a connection than libcurl
+ * has passed on. An end of the upstream's output counts as a byte. The kernel
+ * reads the state before the count, so an end in between is in the count but
+ * not in the state: only a second answer tells it from a byte.
+ */
 static bool has_received_more(const struct handle *handle, curl_socket_t fd)
 {
     struct tcp_info info = {0}; /* older kernels leave the count at 0 */
     socklen_t size = sizeof info;
 
+    if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) != 0 ||
+        info.tcpi_bytes_received <= handle->taken)
+        return false;
+    const uint64_t received = info.tcpi_bytes_received;
+    size = sizeof info;
     return getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
-           info.tcpi_bytes_received >
-               handle->taken + (info.tcpi_state != ESTABLISHED ? 1 : 0);
+           received > handle->taken + (info.tcpi_state != ESTABLISHED ? 1 : 0);
 }
 
 /* libcurl's callback that closes a connection. */

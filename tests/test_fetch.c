@@ -15,6 +15,8 @@
 #include "upstream_faults.h"
 
 #include <curl/curl.h>
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <openssl/ssl.h>
 #include <pthread.h>
 #include <semaphore.h>
@@ -55,10 +57,24 @@ static CURLU *try_url_dup(CURLU *url)
     return call_fails() ? NULL : curl_url_dup(url);
 }
 
+/* The end of an upstream that comes while the kernel answers: it reads the
+ * state of a connection before the count. */
+static enum { NO_END, END_COMES, END_HAS_COME } end_of_upstream;
+
 static int try_getsockopt(int fd, int level, int name, void *value,
                           socklen_t *len)
 {
-    return call_fails() ? -1 : getsockopt(fd, level, name, value, len);
+    if (call_fails())
+        return -1;
+    int rc = getsockopt(fd, level, name, value, len);
+    if (rc == 0 && name == TCP_INFO && end_of_upstream != NO_END) {
+        struct tcp_info *info = value;
+        info->tcpi_bytes_received++;
+        if (end_of_upstream == END_HAS_COME)
+            info->tcpi_state = 8; /* TCP_CLOSE_WAIT */
+        end_of_upstream = END_HAS_COME;
+    }
+    return rc;
 }
 
 /* The library that TLS is said to be by, or NULL for the real one. */
@@ -1615,6 +1631,29 @@ START_TEST(test_head_in_many_reads_is_taken)
 }
 END_TEST
 
+/* The upstream closes just when the kernel is asked what it has received. */
+START_TEST(test_end_that_comes_meanwhile_is_no_byte)
+{
+    static const struct {
+        struct saying reads[3];
+    } rows[] = {
+        {{PIECE(OK), PIECE(LENGTH "abc"), STAYS}},
+        {{PIECE(OK "Connection: close\r\n"), PIECE(LENGTH "abc"), STAYS}},
+    };
+    struct scripted_upstream upstream = {.converse = converse_read_by_read,
+                                         .reads = rows[_i].reads};
+
+    ck_assert(upstream_start(&upstream, AF_INET));
+    struct fetcher *fetcher = open_port("127.0.0.1", upstream.port);
+    end_of_upstream = END_COMES;
+    expect(fetcher, "x", REASON_NONE, 200, "abc");
+    ck_assert_int_eq(end_of_upstream, END_HAS_COME);
+    end_of_upstream = NO_END;
+    fetcher_destroy(fetcher);
+    upstream_stop(&upstream);
+}
+END_TEST
+
 /* Nobody is distrusted for that. */
 START_TEST(test_connection_that_ends_with_no_content_is_not_kept)
 {
@@ -2518,6 +2557,7 @@ static void add_connections(Suite *suite)
         tests,
         test_head_that_has_lost_a_part_is_refused_on_a_later_connection);
     tcase_add_loop_test(tests, test_head_in_many_reads_is_taken, 0, 6);
+    tcase_add_loop_test(tests, test_end_that_comes_meanwhile_is_no_byte, 0, 2);
     tcase_add_test(tests,
                    test_connection_that_ends_with_no_content_is_not_kept);
     tcase_add_loop_test(
