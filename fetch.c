@@ -485,12 +485,10 @@ static enum reason transfer_reason(const struct handle *handle, CURLcode rc)
 
     if (reason == REASON_NONE && rc != CURLE_OK)
         reason = failure_reason(handle, rc);
-    else if (reason == REASON_NONE && !response_has_head(response))
-        /* libcurl takes a head that the upstream's close cut off for a
-         * response without a body. */
-        reason = REASON_CLOSED_EARLY;
     else if (reason == REASON_NONE && !response_is_complete(response))
-        reason = REASON_BAD_HTTP;
+        /* The upstream's close cut it off, where libcurl does not mind: in
+         * the head, or before the last byte of the chunks. */
+        reason = REASON_CLOSED_EARLY;
     else if (reason == REASON_NONE && handle->divided && handle->discarded)
         reason = REASON_BAD_HTTP; /* perhaps not all of it */
     else if (reason == REASON_NONE && handle->openssl &&

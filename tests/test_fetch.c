@@ -741,6 +741,12 @@ static const struct {
     {REASON_CLOSED_EARLY, 100, "", SAYS("HTTP/1.1 100 Go on\r\n\r\n")},
     {REASON_CLOSED_EARLY, 200, "",
      SAYS("HTTP/1.1 100 Go on\r\n\r\n" OK "X: y")},
+    /* Nor are chunks that end a byte early. */
+    {REASON_CLOSED_EARLY, 200, "", SAYS(CHUNKED "3\r\nabc\r\n0\r\n\r")},
+    {REASON_CLOSED_EARLY, 200, "", SAYS(CHUNKED "0\r\nX: y\r\n\r")},
+    {REASON_CLOSED_EARLY, 200, "", SAYS(CHUNKED "0\nX: y\n\r")},
+    {REASON_CLOSED_EARLY, 404, "",
+     SAYS("HTTP/1.1 404 x\r\n" CODING "\r\n0\r\n\r")},
     {REASON_BAD_HTTP, 101, "",
      SAYS("HTTP/1.1 101 What you never asked\r\n\r\n")},
     /* Not HTTP. */
@@ -2212,9 +2218,6 @@ START_TEST(test_response_is_whole_only_when_both_say_so)
         OK,
         "",
     };
-    static const enum reason reasons[] = {
-        REASON_BAD_HTTP, REASON_BAD_HTTP, REASON_CLOSED_EARLY,
-        REASON_CLOSED_EARLY, REASON_CLOSED_EARLY};
     struct handle handle = {.reason = REASON_NONE};
     struct buffer body = {0};
 
@@ -2225,7 +2228,7 @@ START_TEST(test_response_is_whole_only_when_both_say_so)
                          REASON_NONE);
         line += len;
     }
-    ck_assert_int_eq(transfer_reason(&handle, CURLE_OK), reasons[_i]);
+    ck_assert_int_eq(transfer_reason(&handle, CURLE_OK), REASON_CLOSED_EARLY);
 }
 END_TEST
 
