@@ -107,7 +107,7 @@ static const char usage[] =
     "  not_closed    the connection outlived our half-close\n"
     "  unsent        the line was due but never sent\n"
     "\n"
-    "More than 20000 connections to loopback come from 127.0.0.2 and on.\n"
+    "More than 14000 connections to loopback come from 127.0.0.2 and on.\n"
     "\n"
     "Exit status: 0 each reply was right, 1 one was not or load could not\n"
     "run, 2 bad usage.\n";

@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -890,6 +891,50 @@ START_TEST(test_connection_never_answered_times_out)
 }
 END_TEST
 
+#define PER_SOURCE 14000
+#define MORE 10 /* that come from the next address */
+
+/* Closes each connection. Counts those of the first and of the next source
+ * address, the latter times a million. */
+static void *count_sources(void *arg)
+{
+    struct scripted_server *script = arg;
+    for (int i = 0; i < PER_SOURCE + MORE; i++) {
+        struct sockaddr_in source;
+        socklen_t len = sizeof source;
+        int fd = accept(script->listener, (struct sockaddr *)&source, &len);
+        if (fd < 0)
+            return NULL;
+        uint32_t host = ntohl(source.sin_addr.s_addr);
+        if (host == INADDR_LOOPBACK)
+            script->count++;
+        else if (host == INADDR_LOOPBACK + 1)
+            script->count += 1000000;
+        close(fd);
+    }
+    return NULL;
+}
+
+START_TEST(test_ports_of_one_address_are_not_used_up)
+{
+    char options[32];
+    struct rlimit limit;
+    ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    if (limit.rlim_max < PER_SOURCE + 100) {
+        tell_skipped("a second source address takes more descriptors");
+        return;
+    }
+    struct scripted_server script = {0};
+    start_script(&script, count_sources);
+    (void)snprintf(options, sizeof options, "-c %d", PER_SOURCE + MORE);
+    struct command *load = run_load(script.port, options);
+    end_script(&script);
+    ck_assert_int_eq((int)figure(load->out, "connected"), PER_SOURCE + MORE);
+    ck_assert_int_eq(script.count, PER_SOURCE + MORE * 1000000);
+    command_free(load);
+}
+END_TEST
+
 /*
  * The lines
  */
@@ -1654,6 +1699,7 @@ static void add_server_tests(Suite *suite)
     tcase_add_loop_test(sending, test_wait_sends_nothing_until_there_is_a_line,
                         0, 2);
     tcase_add_loop_test(sending, test_wait_takes_one_line_of_a_file, 0, 2);
+    tcase_add_test(sending, test_ports_of_one_address_are_not_used_up);
     tcase_add_loop_test(sending, test_hold_stays_connected, 0, 2);
     tcase_add_test(sending, test_hold_notices_an_early_close);
     suite_add_tcase(suite, sending);
