@@ -78,9 +78,35 @@ static long long read_pids_max(void)
     }
 }
 
-/* Finds the limit that leaves room for the fewest threads. */
-static struct thread_limit tightest_thread_limit(long stack_kib)
+/* Returns how many threads the machine has beside this many, or 0 where it
+ * does not tell. */
+static long long read_other_threads(long long ours)
 {
+    char line[128] = "";
+    FILE *file = fopen("/proc/loadavg", "re");
+    if (file == NULL)
+        return 0;
+    const char *slash =
+        fgets(line, sizeof line, file) != NULL ? strchr(line, '/') : NULL;
+    fclose(file);
+    long long all = slash != NULL ? strtoll(slash + 1, NULL, 10) : 0;
+    return all > ours ? all - ours : 0;
+}
+
+/* Returns what others have of a limit of the machine. One that they exceed is
+ * not theirs, but that of our PID namespace. */
+static long long taken(long long value, long long others)
+{
+    return others < value ? others : 0;
+}
+
+/* Finds the limit that leaves room for the fewest threads, with this many
+ * threads of other programs. */
+static struct thread_limit tightest_thread_limit(long stack_kib,
+                                                 long long others)
+{
+    long long pid_max = read_number("/proc/sys/kernel/pid_max");
+    long long threads_max = read_number("/proc/sys/kernel/threads-max");
     struct rlimit memory, processes;
     if (getrlimit(RLIMIT_AS, &memory) != 0 || memory.rlim_cur > LLONG_MAX)
         memory.rlim_cur = LLONG_MAX;
@@ -98,10 +124,10 @@ static struct thread_limit tightest_thread_limit(long stack_kib)
         {"vm.max_map_count", "sysctl -w vm.max_map_count=N",
          read_number("/proc/sys/vm/max_map_count"), RESERVED_MAPS,
          MAPS_PER_THREAD},
-        {"kernel.pid_max", "sysctl -w kernel.pid_max=N",
-         read_number("/proc/sys/kernel/pid_max"), OWN_THREADS, 1},
-        {"kernel.threads-max", "sysctl -w kernel.threads-max=N",
-         read_number("/proc/sys/kernel/threads-max"), OWN_THREADS, 1},
+        {"kernel.pid_max", "sysctl -w kernel.pid_max=N", pid_max,
+         OWN_THREADS + taken(pid_max, others), 1},
+        {"kernel.threads-max", "sysctl -w kernel.threads-max=N", threads_max,
+         OWN_THREADS + taken(threads_max, others), 1},
         {"pids.max of the control group", "TasksMax= of its systemd unit",
          read_pids_max(), OWN_THREADS, 1},
         {"the limit of address space", "ulimit -v", (long long)memory.rlim_cur,
@@ -160,7 +186,7 @@ bool limits_set(struct limits *limits, bool fetching, long stack_kib)
         return false;
     }
 
-    struct thread_limit tightest = tightest_thread_limit(stack_kib);
+    struct thread_limit tightest = tightest_thread_limit(stack_kib, 0);
     if (!fetching) {
         limits->fetches = 0;
     } else if (limits->fetches == 0) {
@@ -199,7 +225,8 @@ void limits_log_no_thread(long nth, int error, long stack_kib)
 
     if (!log_allowed(&last_log))
         return;
-    struct thread_limit tightest = tightest_thread_limit(stack_kib);
+    struct thread_limit tightest = tightest_thread_limit(
+        stack_kib, read_other_threads(nth - 1 + OWN_THREADS));
     log_line("cannot start thread %ld: %s; the tightest limit is %s, %lld "
              "(raise it with %s)",
              nth, strerror(error), tightest.name, tightest.value,

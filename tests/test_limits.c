@@ -707,17 +707,24 @@ static const struct {
     {"0::/a.slice", "1", "52"},
 };
 
-START_TEST(test_limit_of_threads_of_a_control_group_is_kept)
+/* Returns whether files of the kernel can be feigned to a server; else says
+ * that they can't. */
+static bool can_feign(void)
 {
     struct command *run =
         command_run("unshare --mount mount -t tmpfs none /sys/fs/cgroup");
     int status = run->status;
 
     command_free(run);
-    if (status != 0) {
-        tell_skipped("no control groups can be feigned");
+    if (status != 0)
+        tell_skipped("no files of the kernel can be feigned");
+    return status == 0;
+}
+
+START_TEST(test_limit_of_threads_of_a_control_group_is_kept)
+{
+    if (!can_feign())
         return;
-    }
     struct server_process *s = server_start(
         NULL,
         "unshare --mount sh -c 'mount -t tmpfs none /sys/fs/cgroup && "
@@ -729,6 +736,43 @@ START_TEST(test_limit_of_threads_of_a_control_group_is_kept)
         "exec %s --echo --listen 127.0.0.1:0'",
         groups[_i].own, groups[_i].around, groups[_i].group, threadecho());
     ck_assert_int_eq(server_logged(s, "at most 50 connections"), 1);
+    stop_drained(s);
+}
+END_TEST
+
+/* Other programs leave fewer threads than the address space has room for.
+ * Where they have more than kernel.pid_max allows, that is of a PID namespace.
+ */
+static const struct {
+    int threads; /* of the machine */
+    const char *named;
+} crowds[] = {
+    {32700, "the tightest limit is kernel.pid_max, 32768"},
+    {40000, "the tightest limit is the limit of address space"},
+};
+
+START_TEST(test_threads_of_others_count_when_a_thread_fails)
+{
+    if (!can_feign())
+        return;
+    struct server_process *s = server_start(
+        NULL,
+        "unshare --mount sh -c 'mount -t tmpfs none /sys/fs/cgroup && "
+        "echo 32768 >/sys/fs/cgroup/max && "
+        "echo 0.00 0.00 0.00 1/%d 1 >/sys/fs/cgroup/load && "
+        "mount --bind /sys/fs/cgroup/max /proc/sys/kernel/pid_max && "
+        "mount --bind /sys/fs/cgroup/load /proc/loadavg && "
+        "exec %s --echo --listen 127.0.0.1:0'",
+        crowds[_i].threads, threadecho());
+    if (server_sanitized(s)) { /* whose own memory would be missing first */
+        server_free(s);
+        return;
+    }
+    limit(s, RLIMIT_AS, (rlim_t)server_status(s, "VmSize") << 10);
+    struct client *c = client_open(s);
+    ck_assert_str_eq(client_line(c), "error: cannot start a thread");
+    client_close(c);
+    ck_assert_int_eq(server_logged(s, crowds[_i].named), 1);
     stop_drained(s);
 }
 END_TEST
@@ -768,5 +812,8 @@ int main(void)
     tcase_add_loop_test(start,
                         test_limit_of_threads_of_a_control_group_is_kept, 0,
                         sizeof groups / sizeof groups[0]);
+    tcase_add_loop_test(start,
+                        test_threads_of_others_count_when_a_thread_fails, 0,
+                        sizeof crowds / sizeof crowds[0]);
     return run_suite(suite) == 0 ? 0 : 1;
 }
