@@ -1674,7 +1674,7 @@ START_TEST(test_end_that_comes_meanwhile_is_no_byte)
 }
 END_TEST
 
-/* Nobody is distrusted for that. */
+/* An end is nothing to distrust an upstream for. */
 START_TEST(test_connection_that_ends_with_no_content_is_not_kept)
 {
     struct scripted_upstream upstream = {
