@@ -78,26 +78,24 @@ static long long read_pids_max(void)
     }
 }
 
-/* Returns how many threads the machine has beside this many, or 0 where it
- * does not tell. */
-static long long read_other_threads(long long ours)
+/* Returns how many threads the machine has, or 0 where it does not tell. */
+static long long read_threads(void)
 {
-    char line[128] = "";
+    char line[128];
     FILE *file = fopen("/proc/loadavg", "re");
     if (file == NULL)
         return 0;
-    const char *slash =
-        fgets(line, sizeof line, file) != NULL ? strchr(line, '/') : NULL;
+    line[fread(line, 1, sizeof line - 1, file)] = '\0';
     fclose(file);
-    long long all = slash != NULL ? strtoll(slash + 1, NULL, 10) : 0;
-    return all > ours ? all - ours : 0;
+    const char *slash = strchr(line, '/'); /* 0.10 0.05 0.01 2/345 6789 */
+    return slash != NULL ? strtoll(slash + 1, NULL, 10) : 0;
 }
 
 /* Returns what others have of a limit of the machine. One that they exceed is
  * not theirs, but that of our PID namespace. */
 static long long taken(long long value, long long others)
 {
-    return others < value ? others : 0;
+    return others > 0 && others < value ? others : 0;
 }
 
 /* Finds the limit that leaves room for the fewest threads, with this many
@@ -226,7 +224,7 @@ void limits_log_no_thread(long nth, int error, long stack_kib)
     if (!log_allowed(&last_log))
         return;
     struct thread_limit tightest = tightest_thread_limit(
-        stack_kib, read_other_threads(nth - 1 + OWN_THREADS));
+        stack_kib, read_threads() - (nth - 1 + OWN_THREADS));
     log_line("cannot start thread %ld: %s; the tightest limit is %s, %lld "
              "(raise it with %s)",
              nth, strerror(error), tightest.name, tightest.value,
