@@ -91,8 +91,8 @@ static long long read_threads(void)
     return slash != NULL ? strtoll(slash + 1, NULL, 10) : 0;
 }
 
-/* Returns what others have of a limit of the machine. One that they exceed is
- * not theirs, but that of our PID namespace. */
+/* Returns how much of a limit of the machine other programs have used. If they
+ * have more than that, the limit is only that of our PID namespace. */
 static long long taken(long long value, long long others)
 {
     return others > 0 && others < value ? others : 0;
