@@ -322,7 +322,8 @@ HEADERS = $(wildcard *.h lib/*.h bench/*.h bench/green/*.h bench/peers/*.h \
 	tests/*.h tests/proof/*.h)
 SCRIPTS = $(shell grep -slE '^.!.*sh$$' scripts/* scripts/debian/* bench/* \
 	bench/peers/* tests/* tests/proof/* .ci/*)
-PYTHON_MODULES = $(wildcard bench/*.py bench/kit/*.py bench/peers/*.py tests/*.py)
+PYTHON_MODULES = $(wildcard bench/*.py bench/kit/*.py bench/peers/*.py \
+	tests/*.py)
 PYTHON_SCRIPTS = $(filter-out %.py,$(shell grep -slE '^.!.*python3$$' \
 	scripts/* bench/* tests/* tests/proof/* .ci/*))
 GO = $(wildcard bench/peers/*.go)
