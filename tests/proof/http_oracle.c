@@ -331,7 +331,7 @@ static enum verdict read_size(struct reader *reader, size_t *size,
         (at == 0 || (blank > at && blank == line.len)))
         return ORACLE_NOT_HTTP;
     if (blank < line.len && line.data[blank] != ';' &&
-        line.data[blank] != '\r')
+        (line.data[blank] != '\r' || blank > at))
         return ORACLE_NOT_HTTP;
     return verdict;
 }
