@@ -2,11 +2,12 @@
 """Keeps a host ready for Erlang nodes, and clean: kit.keepers sends this file
 to each host, where it needs Python 3.7.
 
-    python3 keeper.py PORT ADDRESS VARIABLE MARK DIRECTORY MODULES
+    python3 keeper.py PORT ADDRESS VARIABLE MARK DIRECTORY OURS MODULES
 
 It runs epmd, Erlang's name server, until its input ends. Then it ends all
 processes whose environment has VARIABLE=MARK, which takes no new process: the
-machine may have run out of them. It removes DIRECTORY if it has made it.
+machine may have run out of them. It removes DIRECTORY if OURS is 1, or if it
+has made it.
 """
 
 import os
@@ -94,8 +95,16 @@ def start_epmd(port, address, variable):
     return epmd
 
 
+def remove_directory(path):
+    """Remove it. Nodes of other keepers may still write there."""
+    limit = time.monotonic() + KILL_PATIENCE
+    while os.path.exists(path) and time.monotonic() < limit:
+        shutil.rmtree(path, ignore_errors=True)
+        time.sleep(0.05)
+
+
 def main():
-    port, address, variable, mark, directory, modules = sys.argv[1:]
+    port, address, variable, mark, directory, ours, modules = sys.argv[1:]
     mark = variable + "=" + mark
     for number in HANGUPS:
         signal.signal(number, signal.SIG_IGN)  # the end of the input tells
@@ -104,12 +113,12 @@ def main():
             refuse(f"there is no {tool} (Debian's package tsung)")
     if not os.path.isdir(modules):
         refuse(f"there is no {modules} (Debian's package tsung)")
-    made = False
+    remove = ours == "1"
     epmd = None
     try:
         try:
             os.mkdir(directory, 0o700)
-            made = True
+            remove = True
         except FileExistsError:
             pass
         epmd = start_epmd(int(port), address, mark)
@@ -122,10 +131,10 @@ def main():
         refuse(f"{error.filename or 'system'}: {error.strerror}")
     finally:
         left = end_marked(mark.encode())
-        if epmd:
-            epmd.wait()
-        if made:
-            shutil.rmtree(directory, ignore_errors=True)
+        if epmd and not left:
+            epmd.wait(KILL_PATIENCE)
+        if remove:
+            remove_directory(directory)
         if left:
             say("problem these do not end: " + " ".join(map(str, left)))
 

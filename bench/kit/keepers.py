@@ -74,7 +74,7 @@ class Keeper:
         # template passes words on; the keeper then has the same input.
         command = "exec python3 -c " + shlex.join(
             [script, str(port), host.address, VARIABLE, host.mark, directory,
-             modules]) + "\n"
+             "" if host.remote else "1", modules]) + "\n"
         try:
             with open(self.log, "ab") as log:
                 # It must outlive us, if only for a moment.
@@ -145,7 +145,8 @@ class Keeper:
             left = "does not end"
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(END_PATIENCE)
         assert self.process.stdout
         self.process.stdout.close()
         return f"{self.host.name}: {left}" if left else ""
