@@ -23,6 +23,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#define LOOKS 10           /* at what a server holds, while that changes */
 #define POLL_MS 5          /* between two looks */
 #define LOG_TAIL 3000      /* shown of a log, in bytes */
 #define WARM_MS 300        /* of the first attempt to warm the pool */
@@ -283,13 +284,19 @@ static long count_descriptors(pid_t pid)
 struct holding server_holds(const struct crowd_server *server)
 {
     pid_t pid = server->process.pid;
+    struct holding holding;
+    int looks = 0;
 
-    return (struct holding){
-        .descriptors = count_descriptors(pid),
-        .threads = proc_number(pid, "status", "Threads"),
-        /* VmRSS of status may be off by some pages of each processor. */
-        .rss_kib = proc_number(pid, "smaps_rollup", "Rss"),
-    };
+    do { /* again if a thread has ended meanwhile, and closed its descriptor */
+        holding = (struct holding){
+            .threads = proc_number(pid, "status", "Threads"),
+            .descriptors = count_descriptors(pid),
+        };
+    } while (proc_number(pid, "status", "Threads") != holding.threads &&
+             ++looks < LOOKS);
+    /* VmRSS of status may be off by some pages of each processor. */
+    holding.rss_kib = proc_number(pid, "smaps_rollup", "Rss");
+    return holding;
 }
 
 struct holding server_rests(const struct crowd_server *server,
