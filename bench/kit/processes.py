@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Starts programs, and stops them with all that they have started."""
 
+import contextlib
 import ctypes
 import os
 import random
@@ -16,6 +17,7 @@ from . import accounts, proc
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 PR_SET_CHILD_SUBREAPER = 36
+ENDINGS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 REST_PATIENCE = 5  # seconds for what a program leaves to end on SIGTERM
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -24,6 +26,16 @@ running = []  # each Program that has been started and not yet stopped
 
 class Failure(Exception):
     """Ends the whole measurement; its text is for the user."""
+
+
+@contextlib.contextmanager
+def signals_held():
+    """Have signals that end the kit wait; yield the mask from before."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+    try:
+        yield mask
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def hide_memory():
@@ -69,35 +81,38 @@ class Program:
                  pass_fds=(), untrusted=False):
         self.command = command
         self.log = log
-        self.account = accounts.open_account(untrusted)
-        parent = os.getpid()
+        # Python swallows what a handler raises while it forks.
+        with signals_held() as mask:
+            self.account = accounts.open_account(untrusted)
+            parent = os.getpid()
 
-        def child():
-            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            if os.getppid() != parent:
-                os._exit(127)
-            self.account.join()
-            if cores:
-                os.sched_setaffinity(0, cores)
+            def child():
+                libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+                if os.getppid() != parent:
+                    os._exit(127)
+                self.account.join()
+                if cores:
+                    os.sched_setaffinity(0, cores)
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-        try:
-            with open(log, "ab") as output:
-                self.process = subprocess.Popen(
-                    command, stdin=stdin, stdout=stdout,
-                    stderr=output if stderr is None else stderr, cwd=cwd,
-                    env={**(os.environ if env is None else env),
-                         **self.account.environment()},
-                    pass_fds=pass_fds, start_new_session=True,
-                    preexec_fn=child)
-        except (OSError, subprocess.SubprocessError) as error:
-            self.account.close()
-            raise Failure(f"cannot run {shlex.join(command)}: "
-                          f"{getattr(error, 'strerror', None) or error}") \
-                from error
-        self.pid = self.process.pid
-        proc.started.add(self.pid)
-        self.account.enter(self.pid)
-        running.append(self)
+            try:
+                with open(log, "ab") as output:
+                    self.process = subprocess.Popen(
+                        command, stdin=stdin, stdout=stdout,
+                        stderr=output if stderr is None else stderr, cwd=cwd,
+                        env={**(os.environ if env is None else env),
+                             **self.account.environment()},
+                        pass_fds=pass_fds, start_new_session=True,
+                        preexec_fn=child)
+            except (OSError, subprocess.SubprocessError) as error:
+                self.account.close()
+                raise Failure(f"cannot run {shlex.join(command)}: "
+                              f"{getattr(error, 'strerror', None) or error}") \
+                    from error
+            self.pid = self.process.pid
+            proc.started.add(self.pid)
+            self.account.enter(self.pid)
+            running.append(self)
 
     def pids(self):
         """Return its live processes."""
