@@ -211,8 +211,9 @@ build/peers/tasks: bench/peers/tasks.rs bench/peers/Cargo.toml
 # The tests: each tests/test_NAME.c is a program, and so is each
 # tests/bench_NAME.c, which tests the measuring kit.
 
-TESTS = $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c \
-	tests/bench_*.c))
+WITHOUT =
+TESTS = $(filter-out $(addprefix $(BUILD)/tests/,$(WITHOUT)),$(patsubst \
+	tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c tests/bench_*.c)))
 SERVER_TESTS = $(filter $(BUILD)/tests/test_%,$(TESTS))
 TEST_PARTS = $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/test_%.c \
 	tests/bench_%.c tests/shim.c,$(wildcard tests/*.c)))
@@ -251,8 +252,9 @@ asan:
 		$(MAKE) BUILD=build/asan PROGRAM=build/asan/threadecho \
 		CFLAGS='-O1 -g -fno-omit-frame-pointer \
 		-fsanitize=address,undefined -fno-sanitize-recover=all' check
+# Neither build/load nor build/upstream has threads.
 tsan:
-	$(MAKE) $(TSAN) check
+	$(MAKE) $(TSAN) WITHOUT='bench_load bench_upstream' check
 
 # Which lines and branches of the server its suites run. What is killed leaves
 # no counts, and _exit would leave none either.
