@@ -211,6 +211,7 @@ build/peers/tasks: bench/peers/tasks.rs bench/peers/Cargo.toml
 # The tests: each tests/test_NAME.c is a program, and so is each
 # tests/bench_NAME.c, which tests the measuring kit.
 
+# make check WITHOUT='test_tls bench_load': all but these.
 WITHOUT =
 TESTS = $(filter-out $(addprefix $(BUILD)/tests/,$(WITHOUT)),$(patsubst \
 	tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c tests/bench_*.c)))
