@@ -858,8 +858,13 @@ long threads_per_client(void)
 
 struct holding server_holds(const struct server_process *s)
 {
-    return (struct holding){.descriptors = count_descriptors(s),
-                            .threads = server_status(s, "Threads")};
+    struct holding holding;
+
+    /* The threads first: one that is counted no more has closed what it had.
+     */
+    holding.threads = server_status(s, "Threads");
+    holding.descriptors = count_descriptors(s);
+    return holding;
 }
 
 /* Waits until it holds that, or for timeout_ms. Returns what it holds then. */

@@ -287,11 +287,11 @@ struct holding server_holds(const struct crowd_server *server)
     struct holding holding;
     int looks = 0;
 
-    do { /* again if a thread has ended meanwhile, and closed its descriptor */
-        holding = (struct holding){
-            .threads = proc_number(pid, "status", "Threads"),
-            .descriptors = count_descriptors(pid),
-        };
+    /* The threads first: one that is counted no more has closed what it had.
+     * Again if one has ended meanwhile, or begun. */
+    do {
+        holding.threads = proc_number(pid, "status", "Threads");
+        holding.descriptors = count_descriptors(pid);
     } while (proc_number(pid, "status", "Threads") != holding.threads &&
              ++looks < LOOKS);
     /* VmRSS of status may be off by some pages of each processor. */
