@@ -195,8 +195,13 @@ static bool answer_close(struct conn *c)
     return false;
 }
 
+/* The close comes in one segment with the answer, so that whoever looks before
+ * the next request sees it. When it comes too late is /stale's to show. */
 static bool answer_close_unsaid(struct conn *c)
 {
+    const int on = 1;
+
+    setsockopt(c->fd, IPPROTO_TCP, TCP_CORK, &on, sizeof on);
     (void)answer_good(c);
     return false;
 }

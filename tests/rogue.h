@@ -29,7 +29,7 @@
  *   /unsized          TEXT, ended by the close
  *   /interim          TEXT after two 1xx responses
  *   /close            TEXT, with Connection: close
- *   /close-unsaid     TEXT, then a close that was not announced
+ *   /close-unsaid     TEXT and with it a close that was not announced
  *   /stale            TEXT once, the next request on the connection gets EOF
  *   /body             what rogue_set_body() gave; /body-chunked likewise
  *   /size/N           N bytes 'x'; /size-chunked/N likewise
