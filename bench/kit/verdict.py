@@ -38,7 +38,7 @@ BOOTSTRAP_LEAST = 5  # pairs; fewer have too few different resamples
 LEAST = {"memory_per_connection_kib": 1.0}  # figures below have no ratio
 TRIMMED = 0.2  # of the pairs, left out at each end: a busy host slows some
 UNTRUSTED = "NOT TRUSTWORTHY"
-RESAMPLES = 2000
+RESAMPLES = 4000
 NAME = 20  # columns for a name
 CELL = 12  # columns for a figure
 SHORT_BOUNDS = 11  # columns for an interval in a table of many
@@ -52,22 +52,20 @@ WORDS = {"less": "less", "more": "more", "none": "no difference",
          "few": "too few runs to tell"}
 
 
-def trimmed_mean(values):
-    """Return the trimmed mean over the last axis."""
-    size = values.shape[-1]
-    cut = int(TRIMMED * size)
-    return numpy.sort(values)[..., cut:size - cut].mean(axis=-1)
+def trimmed_mean(ordered):
+    """Return the trimmed mean of values in ascending order."""
+    cut = int(TRIMMED * len(ordered))
+    return float(ordered[cut:len(ordered) - cut].mean())
 
 
-def squared_error(values):
-    """Return the variance of the trimmed mean, and how many values it has."""
-    size = len(values)
+def squared_error(ordered):
+    """Return the variance of that mean, and how many values it has."""
+    size = len(ordered)
     cut = int(TRIMMED * size)
     kept = size - 2 * cut
     if kept < 2:
         return 0.0, kept
-    ordered = numpy.sort(values)
-    winsorized = numpy.clip(values, ordered[cut], ordered[size - cut - 1])
+    winsorized = numpy.clip(ordered, ordered[cut], ordered[size - cut - 1])
     return (float(winsorized.var(ddof=1)) * (size - 1) /
             (kept * (kept - 1))), kept
 
@@ -85,9 +83,19 @@ def t_quantile(probability, freedom):
 
 @functools.lru_cache(maxsize=8)  # --until asks for ever larger sizes
 def resampling(size, seed):
-    """Return which values each resample has: the same ones for each figure."""
-    return numpy.random.default_rng((size, seed)).integers(
+    """Return the part of each value in each resample's trimmed mean.
+
+    The values are in ascending order, so those of a resample are, too, as soon
+    as their ranks are: that is done once for all figures.
+    """
+    ranks = numpy.random.default_rng((size, seed)).integers(
         0, size, (RESAMPLES, size))
+    cut = int(TRIMMED * size)
+    kept = numpy.sort(ranks)[:, cut:size - cut]
+    starts = size * numpy.arange(RESAMPLES)[:, numpy.newaxis]
+    counts = numpy.bincount((starts + kept).ravel(),
+                            minlength=RESAMPLES * size)
+    return counts.reshape(RESAMPLES, size) / kept.shape[1]
 
 
 class Spread:
@@ -102,11 +110,10 @@ class Spread:
         variances = []  # of each mean, and of how many values
         for seed, sign, each in (1, 1, values), (2, -1, others):
             if len(each):
-                array = numpy.array(each)
-                self.mean += sign * float(trimmed_mean(array))
-                self.means += sign * trimmed_mean(
-                    array[resampling(len(each), seed)])
-                variances.append(squared_error(array))
+                ordered = numpy.sort(each)
+                self.mean += sign * trimmed_mean(ordered)
+                self.means += sign * (resampling(len(each), seed) @ ordered)
+                variances.append(squared_error(ordered))
         self.error = math.sqrt(sum(square for square, _ in variances))
         # Welch's degrees of freedom; those of one set if there is only one
         self.freedom = self.error and round(self.error ** 4 / sum(
