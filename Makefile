@@ -220,7 +220,7 @@ TEST_PARTS = $(patsubst %.c,$(BUILD)/%.o,$(filter-out tests/test_%.c \
 	tests/bench_%.c tests/shim.c,$(wildcard tests/*.c)))
 
 .PHONY: check
-check: all bench $(TESTS) $(BUILD)/tests/shim.so
+check: all $(KIT) $(TESTS) $(BUILD)/tests/shim.so
 	tests/run $(BUILD) $(PROGRAM) $(TESTS)
 
 # The library again, after what single tests add below.
