@@ -104,7 +104,12 @@ func newFetcher(upstream string, keepalive bool) *fetcher {
 
 func (f *fetcher) fetch(line []byte) ([]byte, error) {
 	text := url.QueryEscape(string(line))
-	response, err := f.client.Get(f.prefix + strings.ReplaceAll(text, "+", "%20"))
+	target := f.prefix + strings.ReplaceAll(text, "+", "%20")
+	response, err := f.client.Get(target)
+	if isCutOff(err) {
+		f.client.CloseIdleConnections() // they are likely to be closed, too
+		response, err = f.client.Get(target)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -117,6 +122,13 @@ func (f *fetcher) fetch(line []byte) ([]byte, error) {
 		err = errTooLarge
 	}
 	return body, err
+}
+
+// isCutOff returns whether the upstream has closed the connection while a
+// request was written, as a kept one may be. net/http asks again only if nothing
+// was, and has the cause in the text alone.
+func isCutOff(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "connection broken: write ")
 }
 
 // reason returns the reason that the client gets for an error.
@@ -137,7 +149,8 @@ func reason(err error) string {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return "upstream refused"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
-		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE),
+		isCutOff(err):
 		return "upstream closed early"
 	case errors.As(err, &socket):
 		return "upstream failed"
