@@ -73,6 +73,15 @@ void await_busy(unsigned long requests)
     }
 }
 
+void await_requests(unsigned long requests)
+{
+    long long deadline = now_ms() + PATIENCE_MS;
+    while (rogue_counts(upstream).requests < requests) {
+        ck_assert_int_lt(now_ms(), deadline);
+        let_pass(POLL_MS);
+    }
+}
+
 void stop_drained(struct server_process *s)
 {
     ck_assert_int_eq(server_stop(s), 0);

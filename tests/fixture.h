@@ -30,8 +30,12 @@ TCase *add_case(Suite *suite, const char *name);
 TCase *add_case_with(Suite *suite, const char *name, void (*set_up)(void),
                      void (*tear_down)(void));
 
-/* Waits until the rogue is answering this many requests at once. */
+/* Waits until the rogue is answering this many requests at once. They must be
+ * such as "/hang": it may have answered others before the last one comes. */
 void await_busy(unsigned long requests);
+
+/* Waits until the rogue has had this many requests. */
+void await_requests(unsigned long requests);
 
 /* Stops the server with SIGTERM and frees it. It must exit with status 0 and
  * must not have cut off a connection. */

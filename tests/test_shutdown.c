@@ -46,7 +46,7 @@ START_TEST(test_no_line_that_was_received_is_left_unanswered)
         client_say(clients[i], much); /* more than is read at a time */
         client_say(clients[i], "last");
     }
-    await_busy(CLIENTS);
+    await_requests(CLIENTS);
     long long start = now_ms();
     ck_assert_int_eq(kill(s->pid, endings[_i]), 0);
     for (int i = 0; i < CLIENTS; i++) {
@@ -166,7 +166,7 @@ START_TEST(test_last_line_without_lf_was_received_too)
     client_say(c, "/delay/500");
     client_send(c, "last", 4);
     client_finish(c);
-    await_busy(1);
+    await_requests(1);
     ck_assert_int_eq(kill(s->pid, SIGTERM), 0);
     ck_assert_str_eq(client_line(c), "echo: /delay/500");
     ck_assert_str_eq(client_line(c), "echo: last");
@@ -234,7 +234,7 @@ START_TEST(test_nobody_is_accepted_while_it_drains)
     struct client *c = client_open(s);
 
     client_say(c, "/delay/1500");
-    await_busy(1);
+    await_requests(1);
     ck_assert_int_eq(kill(s->pid, SIGTERM), 0);
     int error = await_draining(s, 1000);
     /* The listener may close just as the connection is made. */
