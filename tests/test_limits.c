@@ -377,6 +377,7 @@ START_TEST(test_connections_that_come_and_go_leave_nothing)
         fetch_at_once(s);
     while (rogue_counts(upstream).open < HANDLES && ++attempts < 10);
     ck_assert_uint_eq(rogue_counts(upstream).open, HANDLES);
+    server_closes_all(s);
     struct holding before = server_rests(s);
     long memory = server_status(s, "VmRSS");
     come_and_go(s, 80);
